@@ -1,0 +1,1 @@
+"""What is handed over: manifest, archive, Triton model repository."""

@@ -1,0 +1,1 @@
+"""Accuracy, throughput, metrics, attribution, gates."""

@@ -1,0 +1,1 @@
+"""The ten steps of a run, the store, and the processes they run in."""

@@ -1,0 +1,1 @@
+"""The report's data model and its views."""

@@ -1,0 +1,1 @@
+"""What a device can run, as data with sources."""
