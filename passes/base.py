@@ -159,7 +159,7 @@ class Pass(pydantic.BaseModel, abc.ABC):
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
 
     version: ClassVar[int] = 1
-    """Raised whenever the pass's result may differ for the same input: stored results then no longer count."""
+    """Raised when the result may differ for the same input; stored results then no longer count."""
 
     needs_calibration: ClassVar[bool] = False
     """True when the pass cannot run without calibration data whatever its options are."""

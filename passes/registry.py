@@ -45,7 +45,9 @@ def find(name: str) -> type[Pass]:
         classes = [
             item
             for item in vars(module).values()
-            if inspect.isclass(item) and issubclass(item, Pass) and item.__module__ == module.__name__
+            if inspect.isclass(item)
+            and issubclass(item, Pass)
+            and item.__module__ == module.__name__
             and not inspect.isabstract(item)
         ]
         if len(classes) != 1:

@@ -1,0 +1,169 @@
+"""What every engine is: it says whether it can run here, builds an artifact, and opens it as a session."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Protocol, Self
+
+import numpy as np
+import pydantic
+
+Feeds = Mapping[str, np.ndarray[Any, Any]]
+Progress = Callable[[str, int, int], None]
+"""Called with (what is going on, steps done, steps in all); in all 0 when unknown."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of a model.
+
+    Attributes:
+        name: As the user named it.
+        dtype: NumPy's (or ml_dtypes') name: "float32", "int64", "bfloat16".
+        shape: An int per fixed axis, a name per dynamic axis ("batch"), None per unnamed one.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str | None, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class AxisRange:
+    """The range of a dynamic axis: engines build for it, checks run at its ends."""
+
+    minimum: int
+    typical: int
+    maximum: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Artifact:
+    """A file or folder an engine made, with what is needed to trust it again.
+
+    Attributes:
+        path: The file (a main file when there are several).
+        kind: Such as "onnx", "onnxruntime", "tensorrt-plan", "torch".
+        sha256: Of the main file's bytes, hexadecimal.
+        size_bytes: Of all its files together.
+        made_by: Library and version: "onnxruntime 1.32.0".
+        details: Engine's own facts, JSON-ready: layers, providers, node placement, warnings.
+    """
+
+    path: Path
+    kind: str
+    sha256: str
+    size_bytes: int
+    made_by: str
+    details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+class EngineOptions(pydantic.BaseModel):
+    """Base of each engine's options: the keys under `engine:` in a recipe."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+
+@dataclasses.dataclass(frozen=True)
+class BuildRequest:
+    """What an engine is asked to build.
+
+    Attributes:
+        model: Path of the ONNX file (external data beside it).
+        directory: An empty folder to write into.
+        ranges: Range of each named dynamic axis.
+        cache: A folder shared between builds (timing caches); None: keep nothing.
+    """
+
+    model: Path
+    directory: Path
+    ranges: Mapping[str, AxisRange] = dataclasses.field(default_factory=dict)
+    cache: Path | None = None
+
+
+class Session(Protocol):
+    """An opened artifact, ready to run. Use as a context manager."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]: ...
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]: ...
+
+    def run(self, feeds: Feeds) -> dict[str, np.ndarray[Any, Any]]:
+        """Run once on host arrays; every declared output comes back, by name."""
+        ...
+
+    def prepare(self, feeds: Feeds) -> Callable[[], None]:
+        """A call that runs once on these feeds with all copying and binding done beforehand, to be timed.
+
+        The call returns when the result is there (device work synchronised).
+        """
+        ...
+
+    def placement(self) -> Mapping[str, int]:
+        """Nodes or layers per executor that really ran them: {"CPUExecutionProvider": 112}."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class Engine(Protocol):
+    """One way to run a model. Constructed from its options; cheap until `build` or `open`."""
+
+    name: str
+
+    def check(self) -> str | None:
+        """Why this engine cannot run here, with what to install, or None."""
+        ...
+
+    def build(self, request: BuildRequest, progress: Progress) -> Artifact:
+        """Build from an ONNX file.
+
+        Raises:
+            StageFailed: With the node and source module where the engine names one.
+            BackendMissing: When a library or device is missing.
+        """
+        ...
+
+    def open(self, artifact: Path) -> Session:
+        """Open what `build` made (its main file).
+
+        Raises:
+            StageFailed: When the file is damaged, or was made by another version or for another device.
+            BackendMissing: When a library or device is missing.
+        """
+        ...
+
+
+def missing_inputs(specs: Sequence[TensorSpec], feeds: Feeds) -> str | None:
+    """One sentence when feeds do not fit the inputs (missing, unknown, wrong dtype or rank), else None."""
+    for spec in specs:
+        if spec.name not in feeds:
+            return f"input '{spec.name}' is missing; given: {', '.join(feeds) or 'none'}."
+        array = feeds[spec.name]
+        if str(array.dtype) != spec.dtype:
+            return f"input '{spec.name}': expected {spec.dtype}, got {array.dtype}."
+        if array.ndim != len(spec.shape):
+            return (
+                f"input '{spec.name}': expected rank {len(spec.shape)}, "
+                f"got {array.ndim} (shape {list(array.shape)})."
+            )
+        for axis, (expected, got) in enumerate(zip(spec.shape, array.shape, strict=True)):
+            if isinstance(expected, int) and expected != got:
+                return f"input '{spec.name}': axis {axis} must be {expected}, got {got}."
+    names = {spec.name for spec in specs}
+    for name in feeds:
+        if name not in names:
+            return f"no input is called '{name}'; the model has: {', '.join(sorted(names))}."
+    return None
+
+
+EngineKind = Literal["onnxruntime", "tensorrt", "torch"]

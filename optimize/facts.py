@@ -1,0 +1,271 @@
+"""The facts of a run, in types that evaluation writes and reports read. No verdicts here."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pydantic
+
+
+class Fact(pydantic.BaseModel):
+    """Base of all facts: frozen, closed, JSON-ready (NaN and infinities are written as strings)."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+
+class OutputAccuracy(Fact):
+    """One output compared with the original's, over all samples.
+
+    Attributes:
+        output: The output's name.
+        samples: Number of samples (rows of axis 0) compared.
+        max_abs: Largest absolute difference, in the output's units.
+        mean_abs: Mean absolute difference.
+        relative_l2: ||y - r|| / ||r|| over all elements; None when the reference is all zero.
+        sqnr_db: 10 log10(||r||² / ||y - r||²); infinite when equal; None when the reference is all zero.
+        cosine: Mean over samples of the cosine of each flattened sample; None when no sample has one.
+        cosine_min: The worst sample's.
+        nan: NaN values in the candidate where the reference has none.
+        inf: Infinite values in the candidate where the reference is finite.
+        top1_agreement: Share of samples whose largest class is the same; None when not a classification.
+        neighbour_agreement: Share of samples whose nearest neighbour is the same; None when not an embedding.
+        failure: Why the output cannot be accepted at all (missing, extra, other shape, non-finite), or None.
+    """
+
+    output: str
+    samples: int = 0
+    max_abs: float | None = None
+    mean_abs: float | None = None
+    relative_l2: float | None = None
+    sqnr_db: float | None = None
+    cosine: float | None = None
+    cosine_min: float | None = None
+    nan: int = 0
+    inf: int = 0
+    top1_agreement: float | None = None
+    neighbour_agreement: float | None = None
+    failure: str | None = None
+
+
+class Flip(Fact):
+    """One sample whose decision changed."""
+
+    sample: int
+    reference: int
+    candidate: int
+    label: int | None = None
+
+
+class TensorError(Fact):
+    """One inner value compared between the original and the optimised graph, matched by source module."""
+
+    module: str
+    value: str
+    op_type: str
+    sqnr_db: float | None
+    cosine: float | None
+
+
+class AccuracyResult(Fact):
+    """A stage's outputs against the original's on the same evaluation feeds.
+
+    Attributes:
+        stage: "export", a pass's name, "model" (optimised ONNX, unoptimised runtime) or "engine".
+        outputs: One entry per expected output, and one with a failure per missing or extra one.
+        metrics: Task metrics of this stage ("top1": 0.981).
+        reference_metrics: The same of the original.
+        flips: Samples whose decision changed (at most 1000 kept).
+        flips_total: How many changed in all.
+        notes: Full sentences.
+    """
+
+    stage: str
+    outputs: tuple[OutputAccuracy, ...]
+    metrics: dict[str, float] = {}
+    reference_metrics: dict[str, float] = {}
+    flips: tuple[Flip, ...] = ()
+    flips_total: int = 0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """Why outputs cannot be accepted whatever the gates say."""
+        return tuple(f"{item.output}: {item.failure}" for item in self.outputs if item.failure)
+
+
+class Latency(Fact):
+    """One contender's timing.
+
+    Attributes:
+        contender: "original", "exported" or "optimized".
+        title: What ran: "torch 2.13.0 eager, 2 threads".
+        samples_ms: Every timed run, in order.
+        warmup_runs: Runs thrown away until stable.
+        p50_ms, p90_ms, p99_ms: Percentiles; None when there are too few samples for one.
+        throughput_per_s: Samples (rows of the batch axis) per second at the median.
+        peak_memory_bytes: Peak resident memory of a process that loads and runs this contender alone.
+        details: Device state, stages of a GPU run (H2D, compute, D2H), energy.
+    """
+
+    contender: str
+    title: str
+    samples_ms: tuple[float, ...]
+    warmup_runs: int
+    mean_ms: float
+    p50_ms: float
+    p90_ms: float | None = None
+    p99_ms: float | None = None
+    throughput_per_s: float
+    peak_memory_bytes: int | None = None
+    details: dict[str, Any] = {}
+
+
+class Speedup(Fact):
+    """How much faster `faster` is than `slower`: ratio of medians with a bootstrap confidence interval.
+
+    Attributes:
+        ratio: latency(over) / latency(of); above 1 means `of` is faster.
+        low, high: 95 % interval.
+        is_significant: False when the interval holds 1: "no significant difference".
+    """
+
+    of: str
+    over: str
+    ratio: float
+    low: float
+    high: float
+    is_significant: bool
+
+
+class ThroughputResult(Fact):
+    """All contenders timed in turns, in one process, on the same feeds.
+
+    Attributes:
+        shapes: Shape of each input that was fed.
+        threads: Threads per operator that each contender was allowed.
+        speedups: At least optimized over original, and optimized over exported.
+    """
+
+    shapes: dict[str, tuple[int, ...]]
+    threads: int
+    contenders: tuple[Latency, ...]
+    speedups: tuple[Speedup, ...]
+    notes: tuple[str, ...] = ()
+
+
+class ModelFacts(Fact):
+    """What a graph is made of.
+
+    Attributes:
+        ops: Count per operator ("com.microsoft.MultiHeadAttention": 6; the standard domain has no prefix).
+        parameters: Number of weight elements.
+        weight_bytes: Bytes per data type.
+        size_bytes: Of the file with its external data.
+    """
+
+    nodes: int
+    ops: dict[str, int]
+    parameters: int
+    weight_bytes: dict[str, int]
+    size_bytes: int
+    opset: int
+    inputs: tuple[dict[str, Any], ...]
+    outputs: tuple[dict[str, Any], ...]
+
+
+class SkipFact(Fact):
+    """A place a pass left alone, with its reason."""
+
+    node: str
+    reason: str
+    module: str = ""
+
+
+class PatternFact(Fact):
+    """A pattern's count, and what came close."""
+
+    name: str
+    found: int
+    expected: int | None = None
+    near_misses: tuple[SkipFact, ...] = ()
+
+
+class PassRecord(Fact):
+    """One pass as it ran."""
+
+    name: str
+    options: dict[str, Any]
+    seconds: float
+    nodes_before: int
+    nodes_after: int
+    patterns: tuple[PatternFact, ...] = ()
+    skips: tuple[SkipFact, ...] = ()
+    changed: tuple[str, ...] = ()
+    figures: dict[str, float | int | str] = {}
+    notes: tuple[str, ...] = ()
+    accuracy: AccuracyResult | None = None
+
+
+class ArtifactFact(Fact):
+    """A file of the output folder."""
+
+    label: str
+    file: str
+    kind: str
+    sha256: str
+    size_bytes: int
+    made_by: str = ""
+    details: dict[str, Any] = {}
+
+
+class StageRecord(Fact):
+    """One step of the run.
+
+    Attributes:
+        outcome: "done" (computed now), "reused" (from the store), "failed", "not run".
+        key: The store's key, sha256 of everything that went in.
+        seconds: Wall time; of the original computation when reused.
+        peak_anonymous_bytes: Peak anonymous memory of the step's process.
+        error: The sentence, when it failed.
+    """
+
+    name: str
+    outcome: Literal["done", "reused", "failed", "not run"]
+    key: str = ""
+    seconds: float = 0.0
+    peak_anonymous_bytes: int | None = None
+    error: str = ""
+    notes: tuple[str, ...] = ()
+
+
+class GateResult(Fact):
+    """One gate as it was judged.
+
+    Attributes:
+        gate: As the recipe spells it: "accuracy.cosine.min".
+        limit: The limit in the figure's unit.
+        value: The figure measured; None when it could not be had, which fails the gate.
+        unit: "", "ms", "bytes", "dB", "1/s", "%".
+        passed: Whether it holds.
+        note: Why it has no value, or how near the limit it is.
+    """
+
+    gate: str
+    limit: float
+    value: float | None
+    unit: str = ""
+    passed: bool
+    note: str = ""
+
+
+class Environment(Fact):
+    """Where the run happened; nothing that names a person or a path."""
+
+    python: str
+    platform: str
+    processor: str
+    cores: int
+    memory_bytes: int
+    libraries: dict[str, str]
+    devices: tuple[str, ...] = ()
+    instructions: tuple[str, ...] = ()

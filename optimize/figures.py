@@ -1,0 +1,102 @@
+"""The figures that gates may name, and how limits are written ("40MB", "3%", "12ms")."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+SIZES = {"B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30}
+TIMES = {"us": 1e-3, "ms": 1.0, "s": 1e3}
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """A figure a gate may name.
+
+    Attributes:
+        unit: "" (a plain number), "bytes", "ms", "dB", "1/s", "%".
+        meaning: One line for the reference page.
+    """
+
+    unit: str
+    meaning: str
+
+
+FIGURES: dict[str, Figure] = {
+    "accuracy.cosine": Figure("", "mean cosine of each sample's output against the original; worst output"),
+    "accuracy.cosine_min": Figure("", "the worst sample's cosine"),
+    "accuracy.sqnr": Figure("dB", "signal to quantization noise ratio; worst output"),
+    "accuracy.relative_l2": Figure("", "norm of the difference over the norm of the original; worst output"),
+    "accuracy.max_abs": Figure("", "largest absolute difference; worst output"),
+    "accuracy.mean_abs": Figure("", "mean absolute difference; worst output"),
+    "accuracy.top1_agreement": Figure("", "share of samples with the same largest class as the original"),
+    "accuracy.neighbour_agreement": Figure("", "share of samples with the same nearest neighbour"),
+    "metric": Figure("", "a task metric by name: metric.top1.min: 0.95"),
+    "drop": Figure("", "how far a task metric fell below the original's: drop.top1.max: 0.002"),
+    "speedup": Figure("", "latency of the original over the optimised engine's, medians"),
+    "speedup_over_export": Figure("", "latency of the plainly exported model over the optimised engine's"),
+    "latency.p50": Figure("ms", "median latency of the optimised engine"),
+    "latency.p90": Figure("ms", "90th percentile"),
+    "latency.p99": Figure("ms", "99th percentile"),
+    "throughput": Figure("1/s", "samples per second of the optimised engine at the median latency"),
+    "size": Figure("bytes", "optimised ONNX with its data"),
+    "size_ratio": Figure("", "exported ONNX's size over the optimised one's"),
+    "memory": Figure("bytes", "peak resident memory of a process that loads and runs the optimised engine"),
+    "regression.latency": Figure("%", "median latency above the previous report's"),
+    "regression.size": Figure("%", "size above the previous report's"),
+    "regression.cosine": Figure("", "cosine below the previous report's"),
+}
+"""Every figure by name. `metric` and `drop` take one more part: the metric's name."""
+
+_LIMIT = re.compile(r"^\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*([A-Za-z%]*)\s*$")
+
+
+def parse_limit(text: str | int | float, unit: str) -> float:
+    """A limit in the figure's own unit: "40MB" → 40_000_000.0 for bytes, "3%" → 3.0, 1.5 → 1.5.
+
+    Raises:
+        ValueError: When it is no number, not finite, or its unit does not fit; the message says which do.
+    """
+    if isinstance(text, bool):
+        raise ValueError("expected a number, got a boolean")
+    if isinstance(text, int | float):
+        value, suffix = float(text), ""
+    else:
+        match = _LIMIT.match(text)
+        if not match:
+            raise ValueError(f"expected a number{_spelled(unit)}, got '{text}'")
+        value, suffix = float(match.group(1)), match.group(2)
+    if value != value or value in (float("inf"), float("-inf")):
+        raise ValueError(f"expected a finite number, got {text}")
+    factors: dict[str, float] = {"bytes": SIZES, "ms": TIMES, "%": {"%": 1.0}, "dB": {"dB": 1.0}}.get(
+        unit, {}
+    )
+    if not suffix:
+        return value
+    if suffix == "%" and unit == "":
+        return value / 100
+    if suffix not in factors:
+        raise ValueError(f"unit '{suffix}' does not fit{_spelled(unit) or '; expected a plain number'}")
+    return value * factors[suffix]
+
+
+def _spelled(unit: str) -> str:
+    examples = {"bytes": ' such as "40MB" or "1.5GiB"', "ms": ' such as "12ms"', "%": ' such as "3%"'}
+    return examples.get(unit, "")
+
+
+def split_gate(gate: str) -> tuple[str, str, Figure]:
+    """ "accuracy.cosine.min" → ("accuracy.cosine", "min", its Figure).
+
+    Raises:
+        ValueError: When the name is not `<figure>.min` or `<figure>.max` of a known figure.
+    """
+    name, _, bound = gate.rpartition(".")
+    if bound not in ("min", "max"):
+        raise ValueError(f"a gate ends in .min or .max, got '{gate}'")
+    figure = FIGURES.get(name) if name not in ("metric", "drop") else None
+    if figure is None and name.partition(".")[0] in ("metric", "drop") and "." in name:
+        figure = FIGURES[name.partition(".")[0]]
+    if figure is None:
+        raise ValueError(f"no figure is called '{name}'")
+    return name, bound, figure

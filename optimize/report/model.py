@@ -1,0 +1,89 @@
+"""The report: facts of one run, stage by stage; the verdict is derived from them, never stored apart."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pydantic
+
+from optimize.facts import (
+    AccuracyResult,
+    ArtifactFact,
+    Environment,
+    Fact,
+    GateResult,
+    ModelFacts,
+    PassRecord,
+    StageRecord,
+    TensorError,
+    ThroughputResult,
+)
+
+SCHEMA_VERSION = 1
+
+Verdict = Literal["PASS", "FAIL", "ERROR"]
+
+
+class Blame(Fact):
+    """Where accuracy went when a gate failed.
+
+    Attributes:
+        stage: The stage or pass that lost most.
+        tensors: The worst inner values, worst first.
+        remedy: Recipe lines that would exclude them, ready to paste.
+    """
+
+    stage: str
+    tensors: tuple[TensorError, ...] = ()
+    remedy: str = ""
+
+
+class Report(Fact):
+    """Everything one run found out.
+
+    Attributes:
+        name: The recipe's name.
+        recipe: The resolved recipe, as data.
+        recipe_sha256: Of the resolved recipe's text.
+        started_at: ISO 8601, UTC.
+        command: What was typed.
+        source: Exporter, notes and export checks.
+        data: Digests and counts of calibration and evaluation data.
+        stages: The steps of the run, in order.
+        accuracy: One entry per stage compared with the original, in order of the run.
+        size_bytes: Of "exported" and "optimized" ONNX.
+    """
+
+    schema_version: Literal[1] = 1
+    tool_version: str
+    name: str
+    recipe: dict[str, Any]
+    recipe_sha256: str
+    started_at: str
+    command: str = ""
+    target: dict[str, Any] = {}
+    source: dict[str, Any] = {}
+    data: dict[str, Any] = {}
+    environment: Environment
+    stages: tuple[StageRecord, ...] = ()
+    exported: ModelFacts | None = None
+    optimized: ModelFacts | None = None
+    passes: tuple[PassRecord, ...] = ()
+    accuracy: tuple[AccuracyResult, ...] = ()
+    throughput: ThroughputResult | None = None
+    artifacts: tuple[ArtifactFact, ...] = ()
+    engine: dict[str, Any] = {}
+    gates: tuple[GateResult, ...] = ()
+    blame: Blame | None = None
+    notes: tuple[str, ...] = ()
+
+    @pydantic.computed_field  # type: ignore[prop-decorator]
+    @property
+    def verdict(self) -> Verdict:
+        """ERROR when a stage failed; FAIL when a gate or an output failed; else PASS."""
+        if any(stage.outcome == "failed" for stage in self.stages):
+            return "ERROR"
+        final = self.accuracy[-1] if self.accuracy else None
+        if (final and final.failures) or not all(gate.passed for gate in self.gates):
+            return "FAIL"
+        return "PASS"
