@@ -76,12 +76,14 @@ class BuildRequest:
         directory: An empty folder to write into.
         ranges: Range of each named dynamic axis.
         cache: A folder shared between builds (timing caches); None: keep nothing.
+        sample: One real batch to check the built engine on; None: random numbers.
     """
 
     model: Path
     directory: Path
     ranges: Mapping[str, AxisRange] = dataclasses.field(default_factory=dict)
     cache: Path | None = None
+    sample: Feeds | None = None
 
 
 class Session(Protocol):
