@@ -1,0 +1,154 @@
+"""Opening an ONNX file that may be broken or hostile: lazily, weights mapped, nothing outside its folder read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from optimize.engines.base import Progress
+from optimize.errors import UsageError
+
+CHUNK = 1 << 22
+"""Elements looked at in one go when weights are scanned for NaN."""
+
+_PACKED_BITS = 8
+"""Types narrower than this many bits have no NaN and are stored packed."""
+
+
+def load_onnx(path: Path) -> ir.Model:
+    """Read an ONNX file; external data is checked and stays where it is.
+
+    Raises:
+        UsageError: When the file is missing, damaged, invalid, cyclic, or its external data is missing, too
+            short, or lies outside the file's folder.
+    """
+    # An absolute path: onnx_ir checks where external data lies only when it knows the folder.
+    path = Path(os.path.abspath(path))
+    if path.is_dir():
+        raise UsageError(f"'{path}' is a folder; expected an ONNX file.")
+    if not path.is_file():
+        raise UsageError(f"there is no file '{path}'.")
+    if path.stat().st_size == 0:
+        raise UsageError(f"'{path.name}' is empty.")
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = ir.load(path, format="protobuf")
+    except DecodeError as error:
+        raise UsageError(f"'{path.name}' is not an ONNX file, or it is damaged.") from error
+    except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
+        raise UsageError(f"'{path.name}' cannot be read: {_line(error)}") from error
+    if not model.opset_imports and not len(model.graph):
+        raise UsageError(f"'{path.name}' is not an ONNX file, or it is damaged (it holds no graph).")
+    for tensor in external_tensors(model):
+        _check_place(tensor, path)
+    _check_order(model, path)
+    _check_valid(path)
+    return model
+
+
+def tensors(model: ir.Model) -> Iterator[tuple[str, ir.TensorProtocol]]:
+    """Every stored tensor with a name to call it by: initializers, sub-graphs' too, and attributes."""
+    graphs = [model.graph, *model.functions.values()]
+    for value in model.graph.initializers.values():
+        if value.const_value is not None:
+            yield str(value.name), value.const_value
+    for graph in graphs:
+        for node in ir.traversal.RecursiveGraphIterator(graph):
+            for attribute in node.attributes.values():
+                if attribute.type == ir.AttributeType.TENSOR:
+                    yield f"{node.name or node.op_type}.{attribute.name}", attribute.as_tensor()
+                elif attribute.type == ir.AttributeType.GRAPH:
+                    for value in attribute.as_graph().initializers.values():
+                        if value.const_value is not None:
+                            yield str(value.name), value.const_value
+
+
+def external_tensors(model: ir.Model) -> Iterator[ir.ExternalTensor]:
+    """Every tensor whose bytes lie in another file."""
+    for _, tensor in tensors(model):
+        if isinstance(tensor, ir.ExternalTensor):
+            yield tensor
+
+
+def refuse_nan(model: ir.Model, name: str, progress: Progress) -> None:
+    """Look through all floating-point weights, a chunk at a time.
+
+    Infinities pass: masks are made of them.
+
+    Raises:
+        UsageError: Naming the first weight that holds NaN.
+    """
+    found = list(tensors(model))
+    for number, (tensor_name, tensor) in enumerate(found):
+        if not tensor.dtype.is_floating_point() or tensor.dtype.bitwidth < _PACKED_BITS:
+            continue
+        progress("look for NaN in the weights", number, len(found))
+        flat = tensor.numpy().reshape(-1)
+        for start in range(0, flat.size, CHUNK):
+            count = int(np.isnan(flat[start : start + CHUNK]).sum())
+            if count:
+                raise UsageError(
+                    f"'{name}': weight '{tensor_name}' (shape {list(tensor.shape.numpy())}) holds NaN "
+                    f"({count} among the elements from {start}).",
+                    hint="The model was damaged in training or conversion; export it again.",
+                )
+        if isinstance(tensor, ir.ExternalTensor):
+            tensor.release()
+
+
+def _check_place(tensor: ir.ExternalTensor, path: Path) -> None:
+    location = str(tensor.location)
+    what = f"'{path.name}': weight '{tensor.name}' says its data is in '{location}'"
+    if not location or "\0" in location:
+        raise UsageError(f"{what}, which is no file name.")
+    if os.path.isabs(location) or ".." in Path(location).parts or "\\" in location:
+        raise UsageError(f"{what}; data must lie in the model's own folder.")
+    file = path.parent / location
+    if not file.resolve().is_relative_to(path.parent.resolve()):
+        raise UsageError(
+            f"{what}, a link that leaves the model's folder.", hint="Copy the data into the model's folder."
+        )
+    if not file.is_file():
+        raise UsageError(f"{what}, which is missing.", hint="Put the data file beside the model.")
+    status = file.stat()
+    if status.st_nlink > 1:
+        raise UsageError(
+            f"{what}, a file with {status.st_nlink} hard links, which may belong to another folder.",
+            hint="Copy the data into the model's folder.",
+        )
+    offset, length = tensor.offset or 0, tensor.length if tensor.length is not None else tensor.nbytes
+    if offset < 0 or length < tensor.nbytes or offset + tensor.nbytes > status.st_size:
+        raise UsageError(
+            f"{what} at bytes {offset} to {offset + tensor.nbytes}; the file has {status.st_size} bytes, "
+            f"{length} are given for it."
+        )
+
+
+def _check_order(model: ir.Model, path: Path) -> None:
+    """Put nodes in the order they run in; a cycle has none."""
+    try:
+        model.graph.sort()
+    except ValueError as error:
+        raise UsageError(f"'{path.name}': the graph has a cycle: a node needs its own result.") from error
+
+
+def _check_valid(path: Path) -> None:
+    """ONNX's own checker, on the file (it copes with more than 2 GB of external data)."""
+    import onnx
+
+    try:
+        onnx.checker.check_model(str(path))
+    except onnx.checker.ValidationError as error:
+        text = _line(error)
+        if "topologically sorted" not in text:  # put right by `_check_order`
+            raise UsageError(f"'{path.name}' is not a valid ONNX model: {text}") from error
+
+
+def _line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text[:300] if text else type(error).__name__

@@ -1,0 +1,35 @@
+"""Export a PyTorch module and check the export."""
+
+from __future__ import annotations
+
+from optimize.engines.base import Progress
+from optimize.sources.base import Capture
+from optimize.sources.export_check import check_export
+from optimize.sources.graph_specs import specs
+from optimize.sources.torch_export import export_module
+from optimize.sources.torch_model import TorchModel
+from optimize.sources.torch_session import to_numpy
+
+
+def capture_module(source: TorchModel, opset: int | None, progress: Progress) -> Capture:
+    """Export, then compare with the original at several shapes.
+
+    Raises:
+        StageFailed: When no exporter can take it, or the export differs from the original.
+        UsageError: When the original cannot run at a shape of its ranges.
+    """
+    exported = export_module(source, opset, progress)
+    outputs = specs(exported.model.graph.outputs)
+    examples = {name: to_numpy(tensor) for name, tensor in source.inputs.items()}
+    checks = check_export(
+        exported.model, source.session(outputs), examples, source.axes, source.ranges, progress
+    )
+    return Capture(
+        model=exported.model,
+        inputs=source.input_specs(),
+        outputs=outputs,
+        ranges=source.ranges,
+        exporter=exported.exporter,
+        notes=(*source.notes, *exported.notes),
+        checks=checks,
+    )
