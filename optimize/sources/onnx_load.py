@@ -1,4 +1,4 @@
-"""Opening an ONNX file that may be broken or hostile: lazily, weights mapped, nothing outside its folder read."""
+"""Opening an ONNX file that may be broken or hostile: weights mapped, nothing outside its folder read."""
 
 from __future__ import annotations
 
@@ -34,14 +34,13 @@ def load_onnx(path: Path) -> ir.Model:
         raise UsageError(f"there is no file '{path}'.")
     if path.stat().st_size == 0:
         raise UsageError(f"'{path.name}' is empty.")
-    from google.protobuf.message import DecodeError
-
     try:
         model = ir.load(path, format="protobuf")
-    except DecodeError as error:
-        raise UsageError(f"'{path.name}' is not an ONNX file, or it is damaged.") from error
-    except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
-        raise UsageError(f"'{path.name}' cannot be read: {_line(error)}") from error
+    # protobuf's and onnx_ir's errors share no base class; whatever they raise, the file is the reason.
+    except Exception as error:
+        if type(error).__name__ == "DecodeError":
+            raise UsageError(f"'{path.name}' is not an ONNX file, or it is damaged.") from error
+        raise UsageError(f"'{path.name}' cannot be read: {_line(_root(error))}") from error
     if not model.opset_imports and not len(model.graph):
         raise UsageError(f"'{path.name}' is not an ONNX file, or it is damaged (it holds no graph).")
     for tensor in external_tensors(model):
@@ -53,7 +52,7 @@ def load_onnx(path: Path) -> ir.Model:
 
 def tensors(model: ir.Model) -> Iterator[tuple[str, ir.TensorProtocol]]:
     """Every stored tensor with a name to call it by: initializers, sub-graphs' too, and attributes."""
-    graphs = [model.graph, *model.functions.values()]
+    graphs: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
     for value in model.graph.initializers.values():
         if value.const_value is not None:
             yield str(value.name), value.const_value
@@ -97,8 +96,9 @@ def refuse_nan(model: ir.Model, name: str, progress: Progress) -> None:
                     f"({count} among the elements from {start}).",
                     hint="The model was damaged in training or conversion; export it again.",
                 )
+        del flat
         if isinstance(tensor, ir.ExternalTensor):
-            tensor.release()
+            tensor.release()  # one mapping at a time
 
 
 def _check_place(tensor: ir.ExternalTensor, path: Path) -> None:
@@ -147,6 +147,12 @@ def _check_valid(path: Path) -> None:
         text = _line(error)
         if "topologically sorted" not in text:  # put right by `_check_order`
             raise UsageError(f"'{path.name}' is not a valid ONNX model: {text}") from error
+
+
+def _root(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _line(error: BaseException) -> str:

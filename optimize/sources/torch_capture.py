@@ -8,7 +8,7 @@ from optimize.sources.export_check import check_export
 from optimize.sources.graph_specs import specs
 from optimize.sources.torch_export import export_module
 from optimize.sources.torch_model import TorchModel
-from optimize.sources.torch_session import to_numpy
+from optimize.sources.torch_tensors import to_numpy
 
 
 def capture_module(source: TorchModel, opset: int | None, progress: Progress) -> Capture:

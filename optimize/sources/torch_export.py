@@ -99,7 +99,7 @@ def first_that_works(
         try:
             with quiet():
                 model = attempt()
-        # Exporters raise whatever the traced code and their own passes raise; every kind means "try the next".
+        # Exporters raise whatever the traced code and their own passes raise; the next one is tried.
         except Exception as error:
             failures.append(f"{title}: {_reason(error)}")
             continue

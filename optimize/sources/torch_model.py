@@ -7,10 +7,10 @@ import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from optimize.engines.base import AxisRange, TensorSpec
+from optimize.engines.base import AxisRange, Session, TensorSpec
 from optimize.errors import UsageError
 from optimize.sources.axes import ASSUMED_FIRST, ASSUMED_OTHER, RangeLike, axis_ranges
-from optimize.sources.torch_session import TorchSession, dtype_name, flat_outputs
+from optimize.sources.torch_tensors import dtype_name, flat_outputs
 
 if TYPE_CHECKING:
     import torch
@@ -47,7 +47,7 @@ class TorchModel:
 
     def call(self, tensors: Mapping[str, torch.Tensor]) -> Any:
         """Run the module on tensors by input name."""
-        return call_module(self.module, tensors, by_keyword=self.by_keyword)
+        return self.module(**tensors) if self.by_keyword else self.module(*tensors.values())
 
     def input_specs(self) -> tuple[TensorSpec, ...]:
         """Inputs with their dynamic axes by name."""
@@ -62,9 +62,11 @@ class TorchModel:
 
     def session(
         self, outputs: tuple[TensorSpec, ...] = (), *, threads: int | None = None, compiled: bool = False
-    ) -> TorchSession:
+    ) -> Session:
         """The original, to be compared with; shapes of outputs are unknown unless given."""
         import torch
+
+        from optimize.engines.torch import TorchOptions, TorchSession
 
         if not outputs:
             with torch.no_grad():
@@ -73,20 +75,8 @@ class TorchModel:
                 TensorSpec(name, dtype_name(tensor.dtype), (None,) * tensor.ndim)
                 for name, (_, tensor) in zip(self.output_names, flat, strict=True)
             )
-        module: Any = torch.compile(self.module, dynamic=False) if compiled else self.module
-        by_keyword = self.by_keyword
-        return TorchSession(
-            lambda tensors: call_module(module, tensors, by_keyword=by_keyword),
-            self.input_specs(),
-            outputs,
-            threads=threads,
-            compiled=compiled,
-        )
-
-
-def call_module(module: Any, tensors: Mapping[str, torch.Tensor], *, by_keyword: bool) -> Any:
-    """Run a module on tensors by name, or in their order."""
-    return module(**tensors) if by_keyword else module(*tensors.values())
+        options = TorchOptions(compiled=compiled, threads=threads)
+        return TorchSession(self.module, self.input_specs(), outputs, options, by_keyword=self.by_keyword)
 
 
 def torch_model(built: Any, given_ranges: Mapping[str, RangeLike], *, what: str) -> TorchModel:
