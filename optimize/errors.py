@@ -81,7 +81,5 @@ class StageFailed(OptimizeError):
     exit_code = STAGE_FAILED
 
 
-KINDS: dict[str, type[OptimizeError]] = {
-    kind.__name__: kind for kind in (UsageError, BackendMissing, StageFailed)
-}
+KINDS: dict[str, type[OptimizeError]] = {kind.__name__: kind for kind in (UsageError, BackendMissing, StageFailed)}
 """Kinds that a child process may report back to its parent by name."""

@@ -68,9 +68,7 @@ def parse_limit(text: str | int | float, unit: str) -> float:
         value, suffix = float(match.group(1)), match.group(2)
     if value != value or value in (float("inf"), float("-inf")):
         raise ValueError(f"expected a finite number, got {text}")
-    factors: dict[str, float] = {"bytes": SIZES, "ms": TIMES, "%": {"%": 1.0}, "dB": {"dB": 1.0}}.get(
-        unit, {}
-    )
+    factors: dict[str, float] = {"bytes": SIZES, "ms": TIMES, "%": {"%": 1.0}, "dB": {"dB": 1.0}}.get(unit, {})
     if not suffix:
         return value
     if suffix == "%" and unit == "":

@@ -31,9 +31,7 @@ class TorchSourceSpec(Section):
     factory: str = pydantic.Field(description='"package.module:function" or "file.py:function".')
     arguments: dict[str, Any] = pydantic.Field(default_factory=dict, description="Keyword arguments for it.")
     opset: int | None = pydantic.Field(default=None, ge=18, description="Opset to export at.")
-    ranges: dict[str, AxisRangeSpec] = pydantic.Field(
-        default_factory=dict, description="Axis ranges by name."
-    )
+    ranges: dict[str, AxisRangeSpec] = pydantic.Field(default_factory=dict, description="Axis ranges by name.")
     files: tuple[str, ...] = pydantic.Field(
         default=(), description="Further files the factory reads; a change in one re-exports."
     )
@@ -55,9 +53,7 @@ class HuggingFaceSourceSpec(Section):
 
     kind: Literal["huggingface"]
     path: str = pydantic.Field(description="The folder; nothing is ever downloaded.")
-    task: Literal[
-        "auto", "feature-extraction", "text-classification", "causal-lm", "image-classification"
-    ] = "auto"
+    task: Literal["auto", "feature-extraction", "text-classification", "causal-lm", "image-classification"] = "auto"
     attention: Literal["sdpa", "eager"] = "sdpa"
     opset: int | None = pydantic.Field(default=None, ge=18)
     ranges: dict[str, AxisRangeSpec] = pydantic.Field(default_factory=dict)
@@ -84,12 +80,8 @@ class DataSpec(Section):
         description='"file.py:function" or "module:function" yielding {input: array}, a .npz file, a folder '
         'of .npz files, or "random".'
     )
-    samples: int | None = pydantic.Field(
-        default=None, ge=1, description="How many samples to take; all if absent."
-    )
-    batch: int = pydantic.Field(
-        default=8, ge=1, description="Samples per batch when the data comes one by one."
-    )
+    samples: int | None = pydantic.Field(default=None, ge=1, description="How many samples to take; all if absent.")
+    batch: int = pydantic.Field(default=8, ge=1, description="Samples per batch when the data comes one by one.")
     arguments: dict[str, Any] = pydantic.Field(
         default_factory=dict, description="Keyword arguments for a function."
     )
@@ -103,9 +95,7 @@ class ThroughputSpec(Section):
         description="Size per named axis for timing, {batch: 8, tokens: 128}; typical if absent.",
     )
     runs: int = pydantic.Field(default=60, ge=5, description="Timed runs per contender, in turns.")
-    seconds: float = pydantic.Field(
-        default=60.0, gt=0, description="Stop after this long, whatever the runs."
-    )
+    seconds: float = pydantic.Field(default=60.0, gt=0, description="Stop after this long, whatever the runs.")
     threads: int | None = pydantic.Field(
         default=None, ge=1, description="Threads per contender; all cores if absent."
     )
@@ -161,9 +151,7 @@ class Recipe(Section):
     calibration: DataSpec | None = None
     evaluate: EvaluateSpec = EvaluateSpec()
     gates: dict[str, float] = {}
-    previous: str | None = pydantic.Field(
-        default=None, description="An earlier report.json, for regression gates."
-    )
+    previous: str | None = pydantic.Field(default=None, description="An earlier report.json, for regression gates.")
     seed: int = 0
     output: str = pydantic.Field(
         default="out/{name}", description="Folder for the results, from the working folder."

@@ -15,9 +15,7 @@ from onnx.reference import ReferenceEvaluator
 from passes import numerics
 from passes.numerics import FORMATS, FP4_E2M1, FP8_E4M3, FP8_E5M2, INT4, INT8, UINT4, UINT8
 
-FLOATS = hnp.arrays(
-    np.float32, hnp.array_shapes(max_dims=2, max_side=40), elements=st.floats(-1e4, 1e4, width=32)
-)
+FLOATS = hnp.arrays(np.float32, hnp.array_shapes(max_dims=2, max_side=40), elements=st.floats(-1e4, 1e4, width=32))
 SYMMETRIC = [INT8, INT4, FP8_E4M3, FP8_E5M2, FP4_E2M1]
 INTEGERS = [INT8, UINT8, INT4, UINT4]
 ROUNDING = 1 + 2**-20  # float32 keeps 24 significant bits; division and product each round once

@@ -1,0 +1,37 @@
+"""`optimize check`: what a recipe will do, and what stands in the way; nothing runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from optimize import console
+from optimize.cli.run import SetOption, StoreOption, store_folder, variables_of
+
+
+def check(
+    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)],
+    store: StoreOption = None,
+    set_: SetOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+) -> int:
+    """Check a recipe and show its plan, without touching the model or running any of its code."""
+    from optimize.pipeline import outputs, preflight
+    from optimize.recipe import reading
+
+    plan = preflight.plan(reading.load(recipe, variables=variables_of(set_)), store_folder(store))
+    if as_json:
+        console.out_json(
+            {
+                "target": plan.target.model_dump(mode="json"),
+                "steps": list(plan.steps),
+                "problems": [str(problem) for problem in plan.problems],
+            }
+        )
+    else:
+        console.out("\n".join(plan.steps))
+    if plan.problems:
+        raise outputs.first_of(plan.problems)
+    return 0

@@ -1,0 +1,132 @@
+"""`optimize convert`: one line without a recipe."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from optimize import console
+from optimize.cli.run import StoreOption, show, store_folder
+
+_FORMATS: dict[str, tuple[list[tuple[str, dict[str, Any]]], float]] = {
+    "fp16": ([("cast.fp16", {})], 0.999),
+    "bf16": ([("cast.bf16", {})], 0.99),
+    "int8": ([("quantize.int8", {})], 0.98),
+    "fp8": ([("quantize.fp8", {})], 0.98),
+    "int4": ([("quantize.int4", {})], 0.95),
+    "fp4": ([("quantize.fp4", {})], 0.95),
+}
+"""Passes per format, and the mean cosine below which the result is refused unless the user says otherwise."""
+
+
+def convert(
+    model: Annotated[
+        str, typer.Argument(help="An ONNX file, a .pt2 program, a Hugging Face folder, or file.py:function.")
+    ],
+    int8: Annotated[bool, typer.Option("--int8", help="INT8 weights and activations.")] = False,
+    fp8: Annotated[bool, typer.Option("--fp8", help="FP8 (E4M3) weights and activations.")] = False,
+    int4: Annotated[bool, typer.Option("--int4", help="INT4 weights.")] = False,
+    fp4: Annotated[bool, typer.Option("--fp4", help="NVFP4.")] = False,
+    fp16: Annotated[bool, typer.Option("--fp16", help="FP16 throughout.")] = False,
+    bf16: Annotated[bool, typer.Option("--bf16", help="BF16 throughout.")] = False,
+    engine: Annotated[str, typer.Option(help="onnxruntime or tensorrt.")] = "onnxruntime",
+    target: Annotated[str | None, typer.Option(help="The device; `optimize doctor` lists them.")] = None,
+    calibrate: Annotated[
+        str | None, typer.Option(help="Calibration data: .npz, a folder of them, a function.")
+    ] = None,
+    evaluate: Annotated[
+        str, typer.Option(help="Evaluation data, likewise; `random` draws from the inputs.")
+    ] = "random",
+    samples: Annotated[int, typer.Option(help="Evaluation samples when they are random.")] = 64,
+    min_cosine: Annotated[float | None, typer.Option(help="Fail below this mean cosine with the original.")] = None,
+    fuse: Annotated[bool, typer.Option(help="Fuse kernels.")] = True,
+    skip: Annotated[
+        list[str] | None, typer.Option(help="Layers to leave in full precision; may be repeated.")
+    ] = None,
+    ranges: Annotated[
+        list[str] | None, typer.Option("--range", metavar="AXIS=MIN:TYPICAL:MAX", help="Range of a dynamic axis.")
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = Path("out"),
+    store: StoreOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> int:
+    """Optimise a model in one line; the resolved recipe is written beside the result."""
+    from optimize.cli.progress import RunProgress
+    from optimize.errors import UsageError
+    from optimize.pipeline import running
+    from optimize.recipe import reading
+
+    chosen = {"int8": int8, "fp8": fp8, "int4": int4, "fp4": fp4, "fp16": fp16, "bf16": bf16}
+    formats = [name for name, wanted in chosen.items() if wanted]
+    if len(formats) > 2 or (len(formats) == 2 and not {"fp16", "bf16"} & set(formats)):
+        raise UsageError(
+            f"--{' --'.join(formats)}: choose one format, with --fp16 or --bf16 beside it if you like."
+        )
+    passes: list[Any] = ["clean", *(["fuse"] if fuse else [])]
+    limit = 0.9999
+    for name in formats:
+        steps, floor = _FORMATS[name]
+        limit = min(limit, floor)
+        for step, options in steps:
+            passes.append({step: {**options, **({"skip": skip} if skip else {})}})
+    data: dict[str, Any] = {
+        "schema_version": 1,
+        "name": _name_of(model),
+        "source": {**_source(model), **({"ranges": _ranges(ranges)} if ranges else {})},
+        "target": target or ("cpu" if engine == "onnxruntime" else "h100"),
+        "passes": passes,
+        "engine": {"kind": engine},
+        "evaluate": {"data": evaluate, **({"samples": samples} if evaluate == "random" else {})},
+        "gates": {"accuracy.cosine.min": limit if min_cosine is None else min_cosine},
+    }
+    if calibrate:
+        data["calibration"] = {"data": calibrate}
+    recipe = reading.from_data(data, base=Path.cwd())
+    options = running.RunOptions(
+        store=store_folder(store), output=output, command=shlex.join(["optimize", *sys.argv[1:]])
+    )
+    with RunProgress() as progress:
+        result = running.run(recipe, options, progress)
+    show(result, as_json=as_json)
+    if not as_json and evaluate == "random":
+        console.err("note: accuracy was measured on random inputs; give --evaluate real data to trust it.")
+    return result.exit_code
+
+
+def _source(model: str) -> dict[str, Any]:
+    path = Path(model)
+    if path.suffix == ".onnx":
+        return {"kind": "onnx", "path": model}
+    if path.suffix == ".pt2":
+        return {"kind": "exported_program", "path": model}
+    if path.is_dir():
+        return {"kind": "huggingface", "path": model}
+    if ":" in model:
+        return {"kind": "torch", "factory": model}
+    from optimize.errors import UsageError
+
+    raise UsageError(
+        f"'{model}' is no model that optimize knows.",
+        hint="Give an .onnx file, a .pt2 program, a Hugging Face folder, or file.py:function.",
+    )
+
+
+def _ranges(given: list[str]) -> dict[str, dict[str, int]]:
+    from optimize.errors import UsageError
+
+    found = {}
+    for item in given:
+        axis, _, sizes = item.partition("=")
+        parts = sizes.split(":")
+        if not axis or len(parts) != 3 or not all(part.isdigit() for part in parts):
+            raise UsageError(f"--range: expected AXIS=MIN:TYPICAL:MAX, got '{item}'.")
+        found[axis] = dict(zip(("minimum", "typical", "maximum"), map(int, parts), strict=True))
+    return found
+
+
+def _name_of(model: str) -> str:
+    return Path(model.partition(":")[0]).stem or "model"

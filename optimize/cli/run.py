@@ -1,0 +1,98 @@
+"""`optimize run`: a recipe to its verdict."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from optimize import console
+
+StoreOption = Annotated[
+    Path | None, typer.Option("--store", help="Folder of the store.", envvar="OPTIMIZE_STORE", show_default=False)
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A value for one of the recipe's variables.")
+]
+
+
+def run(
+    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the results.")] = None,
+    store: StoreOption = None,
+    set_: SetOption = None,
+    fresh: Annotated[
+        list[str] | None, typer.Option("--fresh", help="A step to run again although it is stored, or `all`.")
+    ] = None,
+    data_only: Annotated[
+        bool, typer.Option("--data-only", help="Refuse recipes that name Python code to run.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> int:
+    """Run a recipe: capture, optimise, build, compare, time, and judge.
+
+    Ends with 0 when every gate holds, 1 when one does not, 4 when a step failed.
+    """
+    from optimize.cli.progress import RunProgress
+    from optimize.pipeline import running
+    from optimize.pipeline.stages import STAGES
+    from optimize.recipe import reading
+
+    loaded = reading.load(recipe, variables=variables_of(set_))
+    if data_only:
+        from optimize.pipeline import trust
+
+        trust.refuse_code(loaded)
+    options = running.RunOptions(
+        store=store_folder(store),
+        output=output,
+        command=shlex.join(["optimize", *sys.argv[1:]]),
+        fresh=frozenset(STAGES) if "all" in (fresh or ()) else frozenset(fresh or ()),
+    )
+    with RunProgress() as progress:
+        result = running.run(loaded, options, progress)
+    show(result, as_json=as_json)
+    return result.exit_code
+
+
+def show(result: object, *, as_json: bool) -> None:
+    """Print a finished run."""
+    from optimize.pipeline.running import RunResult
+    from optimize.report import terminal
+
+    assert isinstance(result, RunResult)
+    if as_json:
+        console.out_json(result.report.model_dump(mode="json"))
+    else:
+        terminal.show(result.report, result.output)
+    if result.error is not None:
+        console.err(f"error: {result.error.message}")
+        if result.error.hint:
+            console.err(f"  → {result.error.hint}")
+
+
+def variables_of(pairs: list[str] | None) -> dict[str, str]:
+    """`--set name=value` as a mapping.
+
+    Raises:
+        UsageError: When one has no "=".
+    """
+    from optimize.errors import UsageError
+
+    found = {}
+    for pair in pairs or ():
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise UsageError(f"--set: expected NAME=VALUE, got '{pair}'.")
+        found[name] = value
+    return found
+
+
+def store_folder(named: Path | None) -> Path:
+    """The store's folder: the named one, else the user's own."""
+    from optimize.pipeline.store import default_root
+
+    return named if named is not None else default_root()

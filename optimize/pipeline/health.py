@@ -1,0 +1,97 @@
+"""Libraries and devices held against each other: what does not fit, and the command that mends it."""
+
+from __future__ import annotations
+
+from optimize.engines import registry
+from optimize.facts import Environment, Fact
+
+_FLOORS = {"onnx": (1, 20), "onnxruntime": (1, 24), "onnxscript": (0, 7), "onnx-ir": (1, 1), "torch": (2, 11)}
+
+
+class Finding(Fact):
+    """One thing looked at.
+
+    Attributes:
+        what: What was found, one line.
+        ok: Whether it is as it should be.
+        optional: Whether a run can do without it.
+        remedy: The command that mends it.
+    """
+
+    what: str
+    ok: bool
+    optional: bool = False
+    remedy: str = ""
+
+
+def examine(here: Environment, target: str | None) -> tuple[Finding, ...]:
+    """Everything that can be said without running a model."""
+    findings = []
+    for name, floor in _FLOORS.items():
+        version = here.libraries.get(name)
+        if version is None:
+            findings.append(
+                Finding(
+                    what=f"{name} is not installed",
+                    ok=False,
+                    optional=name == "torch",
+                    remedy="pip install 'model-optimize[torch]'" if name == "torch" else f"pip install {name}",
+                )
+            )
+        elif _numbers(version)[:2] < floor:
+            wanted = ".".join(map(str, floor))
+            findings.append(
+                Finding(
+                    what=f"{name} {version} is older than {wanted}",
+                    ok=False,
+                    remedy=f"pip install '{name}>={wanted}'",
+                )
+            )
+    if "onnxruntime" in here.libraries and "onnxruntime-gpu" in here.libraries:
+        findings.append(
+            Finding(
+                what="onnxruntime and onnxruntime-gpu are both installed and overwrite each other",
+                ok=False,
+                remedy="pip uninstall onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu",
+            )
+        )
+    for kind in registry.kinds():
+        problem = registry.create({"kind": kind}).check()
+        findings.append(
+            Finding(
+                what=f"engine {kind}: {problem or 'ready'}",
+                ok=problem is None,
+                optional=kind != "onnxruntime",
+            )
+        )
+    if target is not None:
+        findings.extend(_against(here, target))
+    return tuple(findings)
+
+
+def _against(here: Environment, target: str) -> list[Finding]:
+    from optimize.targets import loading
+
+    wanted = loading.load(target, "onnxruntime" if target.startswith("cpu") else "tensorrt")
+    if wanted.device == "cuda":
+        capability = f"compute capability {wanted.compute_capability}"
+        fits = any(capability in device for device in here.devices)
+        seen = "; ".join(here.devices) or "no NVIDIA device"
+        return [Finding(what=f"target {target} needs {capability}; here: {seen}", ok=fits)]
+    missing = [name for name in wanted.instructions if name not in here.instructions]
+    what = (
+        f"target {target} needs {', '.join(missing)}, which this processor lacks"
+        if missing
+        else f"target {target} fits"
+    )
+    return [Finding(what=what, ok=not missing)]
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    found = []
+    for part in version.split("+")[0].split("."):
+        digits = "".join(character for character in part if character.isdigit())
+        if not digits:
+            break
+        found.append(int(digits))
+    return tuple(found)

@@ -1,0 +1,98 @@
+"""From recipe data to the objects that do the work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from optimize.engines.base import AxisRange, Engine, TensorSpec
+from optimize.recipe.model import (
+    ExportedProgramSourceSpec,
+    HuggingFaceSourceSpec,
+    OnnxSourceSpec,
+    Recipe,
+    TorchSourceSpec,
+)
+from optimize.sources.base import Source
+
+
+def recipe_from(payload: Mapping[str, Any]) -> Recipe:
+    """The recipe that the parent sent along."""
+    return Recipe.model_validate({**payload["recipe"], "base": payload["base"]})
+
+
+def recipe_payload(recipe: Recipe) -> dict[str, Any]:
+    """What `recipe_from` reads back."""
+    return {"recipe": recipe.model_dump(mode="json"), "base": str(recipe.base.resolve())}
+
+
+def ranges_of(data: Mapping[str, Mapping[str, int]]) -> dict[str, AxisRange]:
+    """Axis ranges from JSON data."""
+    return {name: AxisRange(**{str(key): int(value) for key, value in item.items()}) for name, item in data.items()}
+
+
+def specs_of(data: list[Mapping[str, Any]]) -> tuple[TensorSpec, ...]:
+    """Tensor specifications from JSON data."""
+    return tuple(TensorSpec(item["name"], item["dtype"], tuple(item["shape"])) for item in data)
+
+
+def specs_data(specs: tuple[TensorSpec, ...]) -> list[dict[str, Any]]:
+    """Tensor specifications as JSON data."""
+    return [{"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)} for spec in specs]
+
+
+def source_of(recipe: Recipe) -> Source:
+    """The source a recipe names; touches no file."""
+    spec = recipe.source
+    ranges = {name: AxisRange(item.minimum, item.typical, item.maximum) for name, item in spec.ranges.items()}
+    if isinstance(spec, TorchSourceSpec):
+        from optimize.sources.torch_module import TorchSource
+
+        return TorchSource(
+            factory=spec.factory,
+            arguments=spec.arguments,
+            opset=spec.opset,
+            ranges=ranges,
+            extra_files=spec.files,
+            base=recipe.base,
+        )
+    if isinstance(spec, ExportedProgramSourceSpec):
+        from optimize.sources.exported_program import ExportedProgramSource
+
+        return ExportedProgramSource(
+            path=spec.path,
+            opset=spec.opset,
+            ranges=ranges,
+            input_names=spec.input_names,
+            output_names=spec.output_names,
+            base=recipe.base,
+        )
+    if isinstance(spec, HuggingFaceSourceSpec):
+        from optimize.sources.huggingface import HuggingFaceSource
+
+        return HuggingFaceSource(
+            path=spec.path,
+            task=spec.task,
+            attention=spec.attention,
+            opset=spec.opset,
+            ranges=ranges,
+            base=recipe.base,
+        )
+    assert isinstance(spec, OnnxSourceSpec)
+    from optimize.sources.onnx_file import OnnxSource
+
+    return OnnxSource(path=spec.path, ranges=ranges, base=recipe.base)
+
+
+def engine_of(options: Mapping[str, Any]) -> Engine:
+    """The engine that `engine:` names."""
+    from optimize.engines import registry
+
+    return registry.create(options)
+
+
+def local(directory: Path, name: str) -> Path:
+    """A stage's file by the name its facts give; absolute names stand for files outside the store."""
+    path = Path(name)
+    return path if path.is_absolute() else directory / path

@@ -1,0 +1,126 @@
+"""Step 2: can it run here? Nothing of the model is touched and no user code runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+from optimize.errors import BackendMissing, OptimizeError, StageFailed, UsageError
+from optimize.pipeline import opening
+from optimize.recipe.model import DataSpec, Recipe, TorchSourceSpec
+from optimize.targets import loading
+from passes import registry
+from passes.target import Target
+
+ROOM = 3
+"""A run writes about this many times the model's size: export, optimised model, two engines, less sharing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a run will do.
+
+    Attributes:
+        target: The device as the engine uses it.
+        steps: One line per step, in order.
+        problems: Why it cannot run here; empty when it can.
+        needs_calibration: Whether any pass needs calibration data.
+    """
+
+    target: Target
+    steps: tuple[str, ...]
+    problems: tuple[OptimizeError, ...]
+    needs_calibration: bool
+
+
+def plan(recipe: Recipe, store: Path | None = None) -> Plan:
+    """What `recipe` will do here, and what stands in the way."""
+    target = loading.load(recipe.target, recipe.engine["kind"])
+    problems: list[OptimizeError] = []
+    source = opening.source_of(recipe)
+    if problem := source.check():
+        problems.append(UsageError(problem) if _is_missing_file(recipe) else BackendMissing(problem))
+    if problem := opening.engine_of(recipe.engine).check():
+        problems.append(BackendMissing(problem))
+    needs_calibration = False
+    lines = [f"capture     {_source_line(recipe)}"]
+    for spec in (recipe.calibration, recipe.evaluate):
+        if spec is not None and (problem := data_problem(spec, recipe.base)):
+            problems.append(UsageError(problem))
+    lines.append(
+        f"feeds       calibration: {_data_line(recipe.calibration)}; evaluation: {_data_line(recipe.evaluate)}"
+    )
+    lines.append("reference   outputs of the original on the evaluation data")
+    for item in recipe.passes:
+        built = registry.find(item.name)(**item.options)
+        needs_calibration |= built.requires_calibration()
+        refusal = built.check(target)
+        if refusal:
+            problems.append(UsageError(f"{item.name}: {refusal}"))
+        options = ", ".join(f"{key}={value}" for key, value in item.options.items())
+        lines.append(f"pass        {item.name}{f' ({options})' if options else ''}")
+    if needs_calibration and recipe.calibration is None:
+        problems.append(
+            UsageError("a pass needs calibration data.", hint="Add `calibration: {data: …}` to the recipe.")
+        )
+    lines.append(f"build       {recipe.engine['kind']} for {target.title}, baseline and optimised")
+    lines.append("accuracy    export, optimised model and engine against the original")
+    if recipe.evaluate.throughput is not None:
+        lines.append(f"throughput  {', '.join(recipe.evaluate.throughput.contenders)} in turns")
+    lines.append(f"gates       {', '.join(f'{gate} {limit:g}' for gate, limit in recipe.gates.items()) or 'none'}")
+    if store is not None and (problem := disk_problem(source.files(), store)):
+        problems.append(StageFailed(problem))
+    return Plan(target, tuple(lines), tuple(problems), needs_calibration)
+
+
+def disk_problem(files: tuple[Path, ...], store: Path) -> str | None:
+    """Why the store's disk is too small for a model of these files, or None."""
+    size = sum(path.stat().st_size for path in files if path.is_file())
+    folder = store
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if size * ROOM > free:
+        return (
+            f"the store '{store}' has {free / 1e9:.1f} GB free; a model of {size / 1e9:.1f} GB needs about "
+            f"{size * ROOM / 1e9:.1f} GB. Choose another disk with --store."
+        )
+    return None
+
+
+def data_problem(spec: DataSpec, base: Path) -> str | None:
+    """Why data cannot be found, looking at file names only, or None."""
+    path = data_file(spec.data, base)
+    if path is not None and not path.exists():
+        return f"data '{spec.data}': there is no file '{path}'."
+    return None
+
+
+def data_file(data: str, base: Path) -> Path | None:
+    """The file or folder that `data` names; None for an installed module's function and for "random"."""
+    if data == "random":
+        return None
+    name, colon, function = data.rpartition(":")
+    if colon and function.isidentifier():
+        return (base / name) if name.endswith(".py") or "/" in name else None
+    return base / data
+
+
+def _is_missing_file(recipe: Recipe) -> bool:
+    spec = recipe.source
+    name = spec.factory.rpartition(":")[0] if isinstance(spec, TorchSourceSpec) else spec.path
+    is_file = not isinstance(spec, TorchSourceSpec) or name.endswith(".py")
+    return is_file and not (recipe.base / name).exists()
+
+
+def _source_line(recipe: Recipe) -> str:
+    spec: Any = recipe.source
+    return f"{spec.kind}: {getattr(spec, 'factory', None) or spec.path}"
+
+
+def _data_line(spec: DataSpec | None) -> str:
+    if spec is None:
+        return "none"
+    return f"{spec.data}{f' ({spec.samples} samples)' if spec.samples else ''}"

@@ -1,0 +1,331 @@
+"""The ten steps of a run, forward only: each reads earlier steps' results and adds its own record."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from optimize import errors
+from optimize.facts import AccuracyResult, ModelFacts, PassRecord, StageRecord, ThroughputResult
+from optimize.pipeline import environment, opening, outputs, preflight
+from optimize.pipeline.executing import Executor, Watcher
+from optimize.pipeline.store import Entry, Store
+from optimize.recipe.model import Recipe
+from optimize.report.model import Blame, Report
+from optimize.version import __version__
+from passes import registry
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOptions:
+    """How to run a recipe; nothing here changes what comes out.
+
+    Attributes:
+        store: Folder of the store.
+        output: Folder for the results; None: the recipe's own.
+        command: What was typed, for the report.
+        fresh: Steps to compute again even when stored.
+    """
+
+    store: Path
+    output: Path | None = None
+    command: str = ""
+    fresh: frozenset[str] = frozenset()
+
+
+@dataclasses.dataclass(frozen=True)
+class RunResult:
+    """A finished run: its report, where the results lie, and the exit code."""
+
+    report: Report
+    output: Path
+    exit_code: int
+    error: errors.OptimizeError | None = None
+
+
+def run(recipe: Recipe, options: RunOptions, watcher: Watcher) -> RunResult:
+    """Run a recipe to its verdict.
+
+    Raises:
+        OptimizeError: Before the first step, when the recipe cannot run here. Later failures are in the result.
+        KeyboardInterrupt: When interrupted; finished steps stay in the store.
+    """
+    plan = preflight.plan(recipe, options.store)
+    if plan.problems:
+        raise outputs.first_of(plan.problems)
+    store = Store(options.store)
+    store.sweep()
+    output = options.output or Path(recipe.output.replace("{name}", recipe.name))
+    outputs.prepare(output)
+    run_state = _Run(recipe, plan, Executor(store, watcher, output / "logs", options.fresh), options, output)
+    error: errors.OptimizeError | None = None
+    try:
+        run_state.steps()
+    except errors.OptimizeError as failure:
+        error = failure
+        run_state.mark_rest_not_run()
+    finally:
+        store.digests.keep()
+    report = run_state.report()
+    outputs.write_report(report, recipe, output)
+    if error is not None:
+        return RunResult(report, output, error.exit_code, error)
+    return RunResult(report, output, errors.PASSED if report.verdict == "PASS" else errors.GATE_FAILED)
+
+
+class _Run:
+    """The state of one run: results of finished steps, None for those to come."""
+
+    def __init__(
+        self, recipe: Recipe, plan: preflight.Plan, executor: Executor, options: RunOptions, output: Path
+    ) -> None:
+        self.recipe = recipe
+        self.plan = plan
+        self.executor = executor
+        self.options = options
+        self.output = output
+        self.store = executor.store
+        self.started_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        self.capture: Entry | None = None
+        self.feeds: Entry | None = None
+        self.passes: Entry | None = None
+        self.engine: Entry | None = None
+        self.accuracy: tuple[AccuracyResult, ...] = ()
+        self.throughput: ThroughputResult | None = None
+        self.blame: Blame | None = None
+        self.notes: list[str] = []
+
+    def steps(self) -> None:
+        """Steps 3 to 9."""
+        recipe, stage = self.recipe, self.executor.stage
+        base = opening.recipe_payload(recipe)
+        spec = recipe.source.model_dump(mode="json")
+        source_files = {str(number): path for number, path in enumerate(opening.source_of(recipe).files())}
+        self.capture = capture = stage(
+            "capture", {"source": spec, "files": self.store.digests.of_all(source_files)}, base
+        )
+        model = str(opening.local(capture.directory, capture.facts["model"]))
+        shapes = {"inputs": capture.facts["inputs"], "ranges": capture.facts["ranges"]}
+
+        self.feeds = feeds = stage("feeds", {**self._data_inputs(), **shapes}, {**base, **shapes})
+        data = {"feeds": str(feeds.directory)}
+        reference = stage(
+            "reference",
+            {"capture": capture.key, "feeds": feeds.facts["evaluation"], "kind": recipe.evaluate.kind},
+            {**base, **data},
+        )
+        compared = {**base, **data, "reference": str(reference.directory)}
+
+        self.passes = optimized = self._passes(capture, model, shapes, feeds, reference, compared)
+        optimized_model = str(optimized.directory / optimized.facts["model"])
+        outputs.place_model(optimized, self.output)
+
+        baseline = self._baseline(capture, model, shapes)
+        self.engine = engine = self._build("build", optimized.facts["sha256"], optimized_model, shapes)
+        outputs.place_engine(engine, self.output)
+        engine_path = str(engine.directory / engine.facts["path"])
+
+        wanted: dict[str, str | None] = {"engine": engine_path}
+        if recipe.evaluate.attribution != "off":
+            wanted = {"export": model, "model": optimized_model, **wanted}
+        entry = stage(
+            "accuracy",
+            {
+                "reference": reference.key,
+                "engine": engine.key,
+                "compare": sorted(wanted),
+                "evaluate": recipe.evaluate.model_dump(mode="json", exclude={"throughput"}),
+            },
+            {**compared, "compare": wanted},
+        )
+        per_pass = [AccuracyResult.model_validate(item["accuracy"]) for item in self._passes_with_accuracy()]
+        found = [AccuracyResult.model_validate(item) for item in entry.facts["accuracy"]]
+        at_export = [item for item in found if item.stage == "export"]
+        self.accuracy = (*at_export, *per_pass, *(item for item in found if item.stage != "export"))
+        self._throughput(base, data, shapes, capture, baseline, engine)
+        self._find_blame(base, data, capture, model, optimized, optimized_model)
+
+    def _data_inputs(self) -> dict[str, Any]:
+        recipe = self.recipe
+        files = {}
+        for label, spec in (("calibration", recipe.calibration), ("evaluation", recipe.evaluate)):
+            path = preflight.data_file(spec.data, recipe.base) if spec is not None else None
+            if path is not None:
+                files[label] = path
+        wanted = {"data", "samples", "batch", "arguments", "labels"}
+        return {
+            "calibration": recipe.calibration.model_dump(mode="json") if recipe.calibration else None,
+            "evaluation": recipe.evaluate.model_dump(mode="json", include=wanted),
+            "files": self.store.digests.of_all(files),
+            "seed": recipe.seed,
+        }
+
+    def _passes(
+        self,
+        capture: Entry,
+        model: str,
+        shapes: Mapping[str, Any],
+        feeds: Entry,
+        reference: Entry,
+        compared: Mapping[str, Any],
+    ) -> Entry:
+        recipe = self.recipe
+        per_pass = recipe.evaluate.attribution == "passes"
+        searches = any(item.name == "quantize.auto" for item in recipe.passes)
+        calibration = feeds.facts["calibration"]
+        inputs: dict[str, Any] = {
+            "model": capture.facts["sha256"],
+            "passes": [[item.name, item.options, registry.find(item.name).version] for item in recipe.passes],
+            "target": self.plan.target.model_dump(mode="json"),
+            "calibration": calibration and calibration["sha256"],
+            "seed": recipe.seed,
+            "reference": reference.key if per_pass else None,
+            "engine": [recipe.engine, environment.identity()] if searches else None,
+        }
+        payload = {
+            **compared,
+            **shapes,
+            "model": model,
+            "target": self.plan.target.model_dump(mode="json"),
+            "calibration": calibration,
+            "accuracy_per_pass": per_pass,
+        }
+        return self.executor.stage("passes", inputs, payload)
+
+    def _passes_with_accuracy(self) -> list[Mapping[str, Any]]:
+        assert self.passes is not None
+        return [item for item in self.passes.facts["passes"] if item["accuracy"] is not None]
+
+    def _build(self, label: str, sha256: str, model: str, shapes: Mapping[str, Any]) -> Entry:
+        return self.executor.stage(
+            label,
+            {
+                "model": sha256,
+                "engine": self.recipe.engine,
+                "ranges": shapes["ranges"],
+                "device": environment.identity(),
+            },
+            {
+                "model": model,
+                "engine": self.recipe.engine,
+                "ranges": shapes["ranges"],
+                "cache": str(self.store.root / "build-cache"),
+            },
+        )
+
+    def _baseline(self, capture: Entry, model: str, shapes: Mapping[str, Any]) -> Entry | None:
+        spec = self.recipe.evaluate.throughput
+        if spec is None or "exported" not in spec.contenders:
+            return None
+        try:
+            return self._build("build baseline", capture.facts["sha256"], model, shapes)
+        except errors.StageFailed as failure:
+            self.executor.records[-1] = StageRecord(name="build baseline", outcome="not run", notes=(str(failure),))
+            self.notes.append(f"The exported model could not be built as it is, so it was not timed: {failure}")
+            return None
+
+    def _throughput(
+        self,
+        base: Mapping[str, Any],
+        data: Mapping[str, Any],
+        shapes: Mapping[str, Any],
+        capture: Entry,
+        baseline: Entry | None,
+        engine: Entry,
+    ) -> None:
+        spec = self.recipe.evaluate.throughput
+        if spec is None:
+            return
+        paths: dict[str, str | None] = {"original": None, "compiled": None}
+        if baseline is not None:
+            paths["exported"] = str(baseline.directory / baseline.facts["path"])
+        paths["optimized"] = str(engine.directory / engine.facts["path"])
+        contenders = {name: paths[name] for name in spec.contenders if name in paths}
+        assert self.feeds is not None
+        inputs = {
+            "contenders": sorted(contenders),
+            "capture": capture.key,
+            "baseline": baseline and baseline.key,
+            "engine": engine.key,
+            "feeds": self.feeds.facts["evaluation"],
+            "spec": spec.model_dump(mode="json"),
+            "device": environment.identity(),
+        }
+        payload = {**base, **data, **shapes}
+        entry = self.executor.stage("throughput", inputs, {**payload, "contenders": contenders})
+        measured = ThroughputResult.model_validate(entry.facts["throughput"])
+        latencies = []
+        for latency in measured.contenders:
+            footprint = self.executor.stage(
+                "footprint",
+                {**inputs, "contender": latency.contender},
+                {**payload, "contender": latency.contender, "path": contenders[latency.contender]},
+                label=f"memory of {latency.contender}",
+            )
+            latencies.append(latency.model_copy(update={"peak_memory_bytes": footprint.facts["peak_memory_bytes"]}))
+        self.throughput = measured.model_copy(update={"contenders": tuple(latencies)})
+
+    def _find_blame(
+        self,
+        base: Mapping[str, Any],
+        data: Mapping[str, Any],
+        capture: Entry,
+        model: str,
+        optimized: Entry,
+        optimized_model: str,
+    ) -> None:
+        from optimize.evaluate import attribution
+
+        failed = [gate for gate in outputs.judged(self) if not gate.passed]
+        final = self.accuracy[-1]
+        if not final.failures and not any(gate.gate.startswith(("accuracy", "metric", "drop")) for gate in failed):
+            return
+        stage = attribution.worst_stage(self.accuracy)
+        entry = self.executor.stage(
+            "blame",
+            {"exported": capture.facts["sha256"], "optimized": optimized.facts["sha256"], **data},
+            {**base, **data, "exported": model, "optimized": optimized_model},
+        )
+        self.blame = Blame(stage=stage, tensors=entry.facts["tensors"], remedy=entry.facts["remedy"])
+
+    def mark_rest_not_run(self) -> None:
+        """Add a record for each main step that was never reached."""
+        seen = {record.name for record in self.executor.records}
+        for name in ("capture", "feeds", "reference", "passes", "build", "accuracy", "throughput"):
+            if name not in seen and not (name == "throughput" and self.recipe.evaluate.throughput is None):
+                self.executor.records.append(StageRecord(name=name, outcome="not run"))
+
+    def report(self) -> Report:
+        """The report of what was done, whole or not."""
+        resolved = outputs.resolved_recipe(self.recipe)
+        source: dict[str, Any] = {}
+        if self.capture is not None:
+            source = {key: self.capture.facts[key] for key in ("exporter", "notes", "checks", "inputs", "outputs")}
+        return Report(
+            tool_version=__version__,
+            name=self.recipe.name,
+            recipe=self.recipe.model_dump(mode="json"),
+            recipe_sha256=outputs.sha256_of_text(resolved),
+            started_at=self.started_at,
+            command=self.options.command,
+            target=self.plan.target.model_dump(mode="json"),
+            source=source,
+            data=dict(self.feeds.facts) if self.feeds else {},
+            environment=environment.describe(),
+            stages=tuple(self.executor.records),
+            exported=ModelFacts.model_validate(self.capture.facts["facts"]) if self.capture else None,
+            optimized=ModelFacts.model_validate(self.passes.facts["facts"]) if self.passes else None,
+            passes=tuple(
+                PassRecord.model_validate(item) for item in (self.passes.facts["passes"] if self.passes else ())
+            ),
+            accuracy=self.accuracy,
+            throughput=self.throughput,
+            artifacts=outputs.artifacts(self.passes, self.engine, self.output),
+            engine=dict(self.engine.facts["details"]) if self.engine else {},
+            gates=outputs.judged(self),
+            blame=self.blame,
+            notes=tuple(self.notes),
+        )

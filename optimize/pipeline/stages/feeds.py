@@ -1,0 +1,87 @@
+"""Step 3: calibration and evaluation data as batches on disk; refused when they share a sample."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from optimize.engines.base import AxisRange, Progress, TensorSpec
+from optimize.errors import UsageError
+from optimize.pipeline import batches, opening
+from optimize.recipe.model import DataSpec, Recipe
+
+
+def run(payload: Mapping[str, Any], directory: Path, progress: Progress) -> dict[str, Any]:
+    """Write `calibration/` (when the recipe has calibration data) and `evaluation/`.
+
+    Raises:
+        UsageError: When data does not fit the model's inputs, or both sets share a sample.
+    """
+    recipe = opening.recipe_from(payload)
+    inputs = opening.specs_of(payload["inputs"])
+    ranges = opening.ranges_of(payload["ranges"])
+    facts: dict[str, Any] = {"calibration": None}
+    shared: set[str] = set()
+    if recipe.calibration is not None:
+        facts["calibration"], shared = _store(
+            recipe, recipe.calibration, None, inputs, ranges, directory / "calibration", progress
+        )
+    facts["evaluation"], evaluated = _store(
+        recipe, recipe.evaluate, recipe.evaluate.labels, inputs, ranges, directory / "evaluation", progress
+    )
+    common = shared & evaluated
+    if common:
+        raise UsageError(
+            f"calibration and evaluation data share {len(common)} of {len(evaluated)} samples; "
+            "accuracy measured on calibration data says nothing.",
+            hint="Use disjoint splits.",
+        )
+    return facts
+
+
+def _store(
+    recipe: Recipe,
+    spec: DataSpec,
+    labels: str | None,
+    inputs: tuple[TensorSpec, ...],
+    ranges: Mapping[str, AxisRange],
+    into: Path,
+    progress: Progress,
+) -> tuple[dict[str, Any], set[str]]:
+    from optimize.evaluate import feeds
+
+    what = into.name
+    seed = recipe.seed if what == "calibration" else recipe.seed + 1
+    digest = feeds.Digest()
+    samples = 0
+
+    def stored() -> Iterator[dict[str, np.ndarray[Any, Any]]]:
+        nonlocal samples
+        loaded = feeds.load_batches(
+            spec.data,
+            samples=spec.samples,
+            batch=spec.batch,
+            arguments=spec.arguments,
+            base=recipe.base,
+            inputs=inputs,
+            ranges=ranges,
+            labels=labels,
+            seed=seed,
+        )
+        for batch in loaded:
+            digest.add(batch)
+            samples += batch.size
+            progress(f"reading {what} data", samples, spec.samples or 0)
+            arrays = dict(batch.feeds)
+            if batch.labels is not None:
+                arrays[batches.LABELS] = batch.labels
+            yield arrays
+
+    count = batches.write(into, stored())
+    if not samples:
+        raise UsageError(f"{what}: '{spec.data}' holds no samples.", hint="Point `data` at something that does.")
+    facts = {"data": spec.data, "samples": samples, "batches": count, "sha256": digest.hexdigest()}
+    return facts, set(digest.samples)

@@ -1,0 +1,40 @@
+"""Step 4b: the original's outputs on the evaluation feeds, which everything later is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from optimize.engines.base import Progress
+from optimize.errors import StageFailed
+from optimize.pipeline import batches, opening
+
+
+def run(payload: Mapping[str, Any], directory: Path, progress: Progress) -> dict[str, Any]:
+    """Write `reference/NNNNN.npz`, one per evaluation batch.
+
+    Raises:
+        StageFailed: When the original's outputs cannot serve as a reference.
+    """
+    from optimize.evaluate import accuracy
+
+    recipe = opening.recipe_from(payload)
+    feeds = Path(payload["feeds"]) / "evaluation"
+    total = batches.count(feeds)
+    with opening.source_of(recipe).original() as session:
+
+        def outputs() -> Iterator[dict[str, np.ndarray[Any, Any]]]:
+            for done, batch in enumerate(batches.read(feeds)):
+                progress("running the original", done, total)
+                yield session.run(batch)
+
+        batches.write(directory / "reference", outputs())
+    problem = accuracy.implausible(
+        batches.read(directory / "reference"), list(batches.labels(feeds)), kind=recipe.evaluate.kind
+    )
+    if problem:
+        raise StageFailed(f"the original model is no sound reference: {problem}")
+    return {"batches": total}

@@ -1,0 +1,61 @@
+"""Step 9: original, exported model and optimised engine timed in turns, in one process."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from optimize.engines.base import Progress, Session
+from optimize.pipeline import batches, opening
+
+
+def run(payload: Mapping[str, Any], directory: Path, progress: Progress) -> dict[str, Any]:
+    """Time the contenders that `payload["contenders"]` names: {"original": None, "exported": path, ...}."""
+    from optimize.evaluate import throughput
+
+    recipe = opening.recipe_from(payload)
+    spec = recipe.evaluate.throughput
+    assert spec is not None
+    feeds = timing_feeds(payload)
+    with contextlib.ExitStack() as stack:
+        sessions: dict[str, Session] = {}
+        for contender, path in payload["contenders"].items():
+            progress(f"loading {contender}", 0, 0)
+            sessions[contender] = stack.enter_context(open_contender(payload, contender, path))
+        result = throughput.measure(
+            sessions,
+            feeds,
+            runs=spec.runs,
+            seconds=spec.seconds,
+            threads=spec.threads,
+            seed=recipe.seed,
+            progress=progress,
+        )
+    return {"throughput": result.model_dump(mode="json")}
+
+
+def open_contender(payload: Mapping[str, Any], contender: str, path: str | None) -> Session:
+    """The original through its source (eager or compiled), anything else through the recipe's engine."""
+    recipe = opening.recipe_from(payload)
+    threads = recipe.evaluate.throughput.threads if recipe.evaluate.throughput else None
+    if contender in ("original", "compiled"):
+        return opening.source_of(recipe).original(threads=threads, compiled=contender == "compiled")
+    assert path is not None
+    options = dict(recipe.engine)
+    if threads is not None and options["kind"] == "onnxruntime":
+        options.setdefault("threads", threads)
+    return opening.engine_of(options).open(Path(path))
+
+
+def timing_feeds(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """The first evaluation batch brought to the shapes that the recipe times."""
+    recipe = opening.recipe_from(payload)
+    assert recipe.evaluate.throughput is not None
+    first = next(iter(batches.read(Path(payload["feeds"]) / "evaluation")))
+    specs = opening.specs_of(payload["inputs"])
+    sizes = recipe.evaluate.throughput.shapes or {
+        axis: item.typical for axis, item in opening.ranges_of(payload["ranges"]).items()
+    }
+    return batches.resized(first, specs, sizes)

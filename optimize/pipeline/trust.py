@@ -1,0 +1,33 @@
+"""What a recipe would run that is not data."""
+
+from __future__ import annotations
+
+from optimize.errors import UsageError
+from optimize.recipe.model import Recipe, TorchSourceSpec
+
+
+def code_named_by(recipe: Recipe) -> list[str]:
+    """Every Python function that running the recipe would call, with its key."""
+    named = []
+    if isinstance(recipe.source, TorchSourceSpec):
+        named.append(f"source.factory: {recipe.source.factory}")
+    for key, spec in (("calibration", recipe.calibration), ("evaluate", recipe.evaluate)):
+        if spec is not None and spec.data.rpartition(":")[2].isidentifier() and ":" in spec.data:
+            named.append(f"{key}.data: {spec.data}")
+    if recipe.evaluate.metric:
+        named.append(f"evaluate.metric: {recipe.evaluate.metric}")
+    return named
+
+
+def refuse_code(recipe: Recipe) -> None:
+    """Refuse a recipe that is more than data.
+
+    Raises:
+        UsageError: When it names Python code.
+    """
+    named = code_named_by(recipe)
+    if named:
+        raise UsageError(
+            f"--data-only: the recipe names Python code: {'; '.join(named)}.",
+            hint="Use an ONNX source and data files, or leave out --data-only if you trust it.",
+        )

@@ -1,0 +1,92 @@
+"""What a pass is given of the world: calibration data that flows through a model, and a judge of candidates."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from optimize.engines.base import AxisRange, BuildRequest, Engine
+from optimize.pipeline import batches
+from passes.base import Runner
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredCalibration:
+    """Calibration batches on disk (`passes.base.Calibration`)."""
+
+    directory: Path
+    samples: int
+    runner: Runner
+
+    def feeds(self) -> Iterator[Mapping[str, Array]]:
+        """Yield the batches in order, one in memory at a time."""
+        yield from batches.read(self.directory)
+
+    def observe(self, model: ir.Model, values: Sequence[str]) -> Iterator[dict[str, Array]]:
+        """Yield the named inner values of `model` per batch, run unoptimised."""
+        for feeds in self.feeds():
+            yield self.runner(model, feeds, values)
+
+
+@dataclasses.dataclass
+class StoredJudge:
+    """Scores candidates on the calibration batches, never on the evaluation data (`passes.base.Judge`)."""
+
+    calibration: StoredCalibration
+    reference: ir.Model
+    engine: Engine
+    ranges: Mapping[str, AxisRange]
+    scratch: Path
+    kind: str
+    simulate: Callable[[ir.Model], ir.Model]
+    _expected: list[dict[str, Array]] = dataclasses.field(default_factory=list)
+
+    def accuracy(self, model: ir.Model) -> dict[str, float]:
+        """Mean cosine, SQNR in dB and relative L2 of the worst output against the unquantized model."""
+        from optimize.evaluate.accuracy import Comparison
+
+        if not self._expected:
+            runner = self.calibration.runner
+            self._expected = [runner(self.reference, feeds) for feeds in self.calibration.feeds()]
+        comparison = Comparison(kind=self.kind)
+        candidate = self.simulate(model)
+        for expected, feeds in zip(self._expected, self.calibration.feeds(), strict=True):
+            comparison.add(expected, self.calibration.runner(candidate, feeds), None)
+        outputs = comparison.result("candidate").outputs
+        infinite = float("inf")
+        return {
+            "cosine": min(item.cosine if item.cosine is not None else -1.0 for item in outputs),
+            "sqnr_db": min(item.sqnr_db if item.sqnr_db is not None else -infinite for item in outputs),
+            "relative_l2": max(item.relative_l2 if item.relative_l2 is not None else infinite for item in outputs),
+        }
+
+    def latency_ms(self, model: ir.Model) -> float:
+        """Median latency of the built candidate on the first calibration batch, in milliseconds."""
+        import statistics
+        import time
+
+        from passes import saving
+
+        feeds = next(iter(self.calibration.feeds()))
+        with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
+            path = Path(folder) / "model.onnx"
+            saving.save(model, path)
+            into = Path(folder) / "engine"
+            into.mkdir()
+            artifact = self.engine.build(BuildRequest(path, into, self.ranges), lambda *_: None)
+            with self.engine.open(artifact.path) as session:
+                call = session.prepare(feeds)
+                samples = []
+                for _ in range(25):
+                    started = time.perf_counter_ns()
+                    call()
+                    samples.append((time.perf_counter_ns() - started) / 1e6)
+        return statistics.median(samples[5:])
