@@ -94,9 +94,7 @@ def load(reference: str, base: Path, *, what: str) -> Callable[..., Any]:
     return function  # type: ignore[no-any-return]
 
 
-def call(
-    function: Callable[..., Any], arguments: Mapping[str, Any], *, what: str, file: Path | None = None
-) -> Any:
+def call(function: Callable[..., Any], arguments: Mapping[str, Any], *, what: str, file: Path | None = None) -> Any:
     """Call a user's function with keyword arguments; what it prints goes to stderr.
 
     Raises:

@@ -57,14 +57,14 @@ def bench(
         )
         console.out(
             f"  latency ms   min {min(item.samples_ms):.3f}, mean {item.mean_ms:.3f}, median {item.p50_ms:.3f}, "
-            f"max {max(item.samples_ms):.3f}{tail}  ({len(item.samples_ms)} runs after {item.warmup_runs} to warm up)"
+            f"max {max(item.samples_ms):.3f}{tail}  ({len(item.samples_ms)} runs, {item.warmup_runs} to warm up)"
         )
         for key, value in item.details.items():
             console.out(f"  {key}   {value}")
     for ratio in result.speedups:
         verdict = "" if ratio.is_significant else "  no significant difference"
         console.out(
-            f"\n{ratio.of} is {ratio.ratio:.2f} × as fast as {ratio.over} (95 %: {ratio.low:.2f} to {ratio.high:.2f})"
+            f"\n{ratio.of} is {ratio.ratio:.2f} × as fast as {ratio.over} (95 %: {ratio.low:.2f}–{ratio.high:.2f})"
             f"{verdict}"
         )
 

@@ -29,9 +29,8 @@ def ls(
         return
     for item in entries:
         made = time.strftime("%Y-%m-%d %H:%M", time.localtime(float(item.record["made_at"])))
-        console.out(
-            f"{item.key[:12]}  {item.stage:<14} {item.size_bytes / 1e6:9.1f} MB  {item.record['seconds']:7.1f} s  {made}"
-        )
+        figures = f"{item.size_bytes / 1e6:9.1f} MB  {item.record['seconds']:7.1f} s"
+        console.out(f"{item.key[:12]}  {item.stage:<14} {figures}  {made}")
     console.out(f"{len(entries)} steps, {sum(item.size_bytes for item in entries) / 1e6:.1f} MB")
 
 

@@ -71,8 +71,8 @@ def convert(
     for name in formats:
         steps, floor = _FORMATS[name]
         limit = min(limit, floor)
-        for step, options in steps:
-            passes.append({step: {**options, **({"skip": skip} if skip else {})}})
+        for step, fields in steps:
+            passes.append({step: {**fields, **({"skip": skip} if skip else {})}})
     data: dict[str, Any] = {
         "schema_version": 1,
         "name": _name_of(model),

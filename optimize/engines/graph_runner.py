@@ -114,9 +114,7 @@ class GraphRunner:
                 yield session
             return
         # packed copies of weights would double the memory of a model that is run a few times only
-        settings = Settings(
-            level="disable", threads=self._threads, config={"session.disable_prepacking": "1"}
-        )
+        settings = Settings(level="disable", threads=self._threads, config={"session.disable_prepacking": "1"})
         with tempfile.TemporaryDirectory(prefix="graph-", dir=self._scratch) as folder:
             path = write_linked(model, Path(folder), names)
             with OnnxRuntimeSession(path, settings) as session:
@@ -131,9 +129,7 @@ def runner(threads: int | None = None, scratch: Path | None = None) -> GraphRunn
 def weight_bytes(model: ir.Model) -> int:
     """Bytes of all weights of the main graph, without reading one."""
     return sum(
-        value.const_value.nbytes
-        for value in model.graph.initializers.values()
-        if value.const_value is not None
+        value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None
     )
 
 

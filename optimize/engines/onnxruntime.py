@@ -150,9 +150,7 @@ class OnnxRuntimeEngine:
         for file, size in manifest["files"].items():
             path = artifact.parent / file
             if not path.is_file() or path.stat().st_size != size:
-                raise StageFailed(
-                    f"{artifact.name}: its file '{file}' is missing or damaged. Build it again."
-                )
+                raise StageFailed(f"{artifact.name}: its file '{file}' is missing or damaged. Build it again.")
         # the saved graph is optimised already; a rebuilt one starts from the original again
         level = "disable" if manifest["is_optimized"] else manifest["level"]
         settings = self._settings(level=level, disabled_optimizers=tuple(manifest["disabled_optimizers"]))

@@ -31,9 +31,7 @@ _LIBRARIES: dict[str, str] = {
 }
 
 
-def provider_list(
-    provider: ProviderName, options: Mapping[str, str]
-) -> tuple[tuple[str, Mapping[str, str]], ...]:
+def provider_list(provider: ProviderName, options: Mapping[str, str]) -> tuple[tuple[str, Mapping[str, str]], ...]:
     """Providers to ask for, most wanted first. TensorRT's leftovers go to CUDA, everything's to the CPU."""
     if provider == "cpu":
         return ((PROVIDERS["cpu"], options),)

@@ -73,9 +73,7 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def open_onnx(
-    model: Path | bytes, *, optimized: bool = True, threads: int | None = None
-) -> OnnxRuntimeSession:
+def open_onnx(model: Path | bytes, *, optimized: bool = True, threads: int | None = None) -> OnnxRuntimeSession:
     """Open an ONNX file (external data beside it) or a serialised model on the CPU.
 
     Args:

@@ -30,9 +30,7 @@ def random_feeds(
     return {spec.name: _array(spec, ranges, rng) for spec in inputs}
 
 
-def _array(
-    spec: TensorSpec, ranges: Mapping[str, AxisRange], rng: np.random.Generator
-) -> np.ndarray[Any, Any]:
+def _array(spec: TensorSpec, ranges: Mapping[str, AxisRange], rng: np.random.Generator) -> np.ndarray[Any, Any]:
     shape = tuple(_size(axis, ranges) for axis in spec.shape)
     if spec.dtype == "bool" or "int" in spec.dtype:
         array = rng.integers(0, 2, shape).astype(spec.dtype)

@@ -42,7 +42,7 @@ def compare(session: Session, stage: str, payload: Mapping[str, Any], progress: 
 
 def compare_onnx(path: Path, stage: str, payload: Mapping[str, Any], progress: Progress) -> AccuracyResult:
     """Compare an ONNX file, run without graph optimisation; formats the CPU lacks are simulated exactly."""
-    from optimize.engines.onnxruntime import open_onnx
+    from optimize.engines.onnxruntime_session import open_onnx
 
     with tempfile.TemporaryDirectory() as scratch:
         model = ir.load(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from optimize.errors import OptimizeError
 from optimize.facts import StageRecord
@@ -71,13 +71,13 @@ class Executor:
         try:
             with self.store.lock(key, on_wait=lambda: self._watcher.progress("waiting for another run", 0, 0)):
                 entry = None if name in self._fresh else self.store.lookup(key)
-                outcome = "reused"
+                outcome: Literal["done", "reused"] = "reused"
                 if entry is None:
                     entry, outcome = self._compute(key, label, name, went_in, payload), "done"
         except OptimizeError as error:
             self._record(StageRecord(name=label, outcome="failed", key=key, error=str(error)))
             raise
-        self._record(StageRecord(name=label, outcome=outcome, key=key, **_figures(entry)))  # type: ignore[arg-type]
+        self._record(StageRecord(name=label, outcome=outcome, key=key, **_figures(entry)))
         return entry
 
     def _compute(

@@ -243,7 +243,7 @@ class _Run:
         if baseline is not None:
             paths["exported"] = str(baseline.directory / baseline.facts["path"])
         paths["optimized"] = str(engine.directory / engine.facts["path"])
-        contenders = {name: paths[name] for name in spec.contenders if name in paths}
+        contenders = {str(name): paths[name] for name in spec.contenders if name in paths}
         assert self.feeds is not None
         inputs = {
             "contenders": sorted(contenders),

@@ -134,7 +134,7 @@ class Store:
                 stat = item.stat()
                 name = str(item.relative_to(workspace))
                 listed[name] = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-        data = {
+        data: dict[str, Any] = {
             "layout": _LAYOUT,
             "key": key,
             "stage": stage,

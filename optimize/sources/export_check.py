@@ -50,9 +50,7 @@ def check_export(
     with TemporaryDirectory() as folder, original, _open(model, Path(folder)) as runtime:
         for number, sizes in enumerate(shapes):
             progress("check the export against the original", number, len(shapes))
-            feeds = {
-                name: resized(example, axes.get(name, {}), sizes, rng) for name, example in examples.items()
-            }
+            feeds = {name: resized(example, axes.get(name, {}), sizes, rng) for name, example in examples.items()}
             results.append(_compare(runtime, original, feeds, sizes))
     return tuple(results)
 
@@ -86,9 +84,7 @@ def _open(model: ir.Model, folder: Path) -> Session:
         raise StageFailed(f"export: ONNX Runtime refuses the exported model: {error.message}") from error
 
 
-def _compare(
-    runtime: Session, original: Session, feeds: Arrays, sizes: Mapping[str, int]
-) -> Mapping[str, Any]:
+def _compare(runtime: Session, original: Session, feeds: Arrays, sizes: Mapping[str, int]) -> Mapping[str, Any]:
     where = ", ".join(f"{name}={size}" for name, size in sizes.items()) or "the example's shape"
     try:
         expected = original.run(feeds)
@@ -126,9 +122,7 @@ def difference(reference: np.ndarray[Any, Any], got: np.ndarray[Any, Any], where
     limit = TOLERANCE.get(reference.dtype.name, 0.0)
     a, b = reference.astype(np.float64), got.astype(np.float64)
     finite = np.isfinite(a)
-    if not np.array_equal(finite, np.isfinite(b)) or not np.array_equal(
-        a[~finite], b[~finite], equal_nan=True
-    ):
+    if not np.array_equal(finite, np.isfinite(b)) or not np.array_equal(a[~finite], b[~finite], equal_nan=True):
         raise StageFailed(f"export: {where} has NaN or infinities where the original has others.")
     delta, norm = a[finite] - b[finite], float(np.linalg.norm(a[finite]))
     max_abs = float(np.abs(delta).max(initial=0.0))

@@ -27,9 +27,7 @@ class OnnxSource:
 
     kind: ClassVar[str] = "onnx"
 
-    def __init__(
-        self, *, path: str, ranges: Mapping[str, RangeLike] | None = None, base: Path = Path()
-    ) -> None:
+    def __init__(self, *, path: str, ranges: Mapping[str, RangeLike] | None = None, base: Path = Path()) -> None:
         self._path, self._ranges = base / path, dict(ranges or {})
 
     def check(self) -> str | None:

@@ -21,9 +21,7 @@ def capture_module(source: TorchModel, opset: int | None, progress: Progress) ->
     exported = export_module(source, opset, progress)
     outputs = specs(exported.model.graph.outputs)
     examples = {name: to_numpy(tensor) for name, tensor in source.inputs.items()}
-    checks = check_export(
-        exported.model, source.session(outputs), examples, source.axes, source.ranges, progress
-    )
+    checks = check_export(exported.model, source.session(outputs), examples, source.axes, source.ranges, progress)
     return Capture(
         model=exported.model,
         inputs=source.input_specs(),

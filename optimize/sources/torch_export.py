@@ -113,9 +113,7 @@ def first_that_works(
         rename_interface(model, inputs, outputs)
         model.graph.name = "model"
         version = torch.__version__.partition("+")[0]
-        return Exported(
-            model, f"{title}, torch {version}", tuple(f"Exporter failed: {line}." for line in failures)
-        )
+        return Exported(model, f"{title}, torch {version}", tuple(f"Exporter failed: {line}." for line in failures))
     raise StageFailed("no exporter can take the model:\n" + "\n".join(f"  {line}" for line in failures))
 
 
@@ -123,9 +121,7 @@ def _by_program(source: TorchModel, opset: int | None, *, strict: bool, inferred
     import torch
 
     dims: dict[str, Any] = {
-        name: torch.export.Dim.AUTO
-        if inferred
-        else torch.export.Dim(name, min=axis.minimum, max=axis.maximum)
+        name: torch.export.Dim.AUTO if inferred else torch.export.Dim(name, min=axis.minimum, max=axis.maximum)
         for name, axis in source.ranges.items()
     }
     shapes = [

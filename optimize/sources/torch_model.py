@@ -133,9 +133,7 @@ def _axes(value: Any, inputs: Mapping[str, torch.Tensor], what: str) -> dict[str
     axes: dict[str, dict[int, str]] = {}
     for name, per_input in value.items():
         if name not in inputs:
-            raise UsageError(
-                f"{what}: dynamic_axes names '{name}', no input; inputs are: {', '.join(inputs)}."
-            )
+            raise UsageError(f"{what}: dynamic_axes names '{name}', no input; inputs are: {', '.join(inputs)}.")
         if not isinstance(per_input, Mapping):
             raise UsageError(f"{what}: dynamic_axes of '{name}' must be {{axis: name}}; got {per_input!r}.")
         rank = inputs[name].ndim
@@ -147,8 +145,7 @@ def _axes(value: Any, inputs: Mapping[str, torch.Tensor], what: str) -> dict[str
                 )
             if not isinstance(axis_name, str) or not axis_name.isidentifier():
                 raise UsageError(
-                    f"{what}: dynamic_axes of '{name}': an axis needs a name such as \"batch\"; "
-                    f"got {axis_name!r}."
+                    f"{what}: dynamic_axes of '{name}': an axis needs a name such as \"batch\"; got {axis_name!r}."
                 )
             axes.setdefault(name, {})[axis % rank] = axis_name
     _agree(axes, inputs, what)
@@ -163,8 +160,7 @@ def _agree(axes: Mapping[str, Mapping[int, str]], inputs: Mapping[str, torch.Ten
             other, expected = sizes.setdefault(axis_name, (name, size))
             if size != expected:
                 raise UsageError(
-                    f"{what}: axis '{axis_name}' is {expected} in example input '{other}' "
-                    f"and {size} in '{name}'."
+                    f"{what}: axis '{axis_name}' is {expected} in example input '{other}' and {size} in '{name}'."
                 )
 
 
