@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
 import pydantic
@@ -120,7 +120,7 @@ class Session(Protocol):
 class Engine(Protocol):
     """One way to run a model. Constructed from its options; cheap until `build` or `open`."""
 
-    name: str
+    name: ClassVar[str]
 
     def check(self) -> str | None:
         """Why this engine cannot run here, with what to install, or None."""

@@ -54,7 +54,7 @@ def source_of(recipe: Recipe) -> Source:
             arguments=spec.arguments,
             opset=spec.opset,
             ranges=ranges,
-            extra_files=spec.files,
+            files=spec.files,
             base=recipe.base,
         )
     if isinstance(spec, ExportedProgramSourceSpec):

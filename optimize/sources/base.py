@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import onnx_ir as ir
 
@@ -38,7 +38,7 @@ class Capture:
 class Source(Protocol):
     """Where a model comes from. Constructing one touches no file and imports nothing heavy."""
 
-    kind: str
+    kind: ClassVar[str]
 
     def check(self) -> str | None:
         """Why it cannot be captured here (missing file or library), without running user code, or None."""
