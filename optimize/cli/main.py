@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from optimize import console, errors
-from optimize.cli import bench, cache, check, convert, doctor, inspect, passes, recipe, run
+from optimize.cli import bench, cache, check, convert, doctor, inspect, passes, recipe, run, sweep
 from optimize.cli.settings import settings
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.command("check")(check.check)
 app.command("convert")(convert.convert)
 app.command("inspect")(inspect.inspect)
 app.command("bench")(bench.bench)
+app.command("sweep")(sweep.sweep)
 app.command("doctor")(doctor.doctor)
 app.add_typer(passes.app, name="passes")
 app.add_typer(recipe.app, name="recipe")
