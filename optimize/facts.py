@@ -173,6 +173,24 @@ class ModelFacts(Fact):
     outputs: tuple[dict[str, Any], ...]
 
 
+class LayerFact(Fact):
+    """One computing layer of the optimised graph and the formats it works in.
+
+    Attributes:
+        name: The source module ("encoder.layer.0.attention.self.query"), or the node's name without one.
+        op_type: Such as "MatMul", "Conv", "com.microsoft.MultiHeadAttention".
+        weight: Stored format of its weight ("int8", "int4 ×32", "float8_e4m3"); "" without one.
+        activation: Format of its input activations ("int8"); "float32" when not quantized.
+        parameters: Elements of its weight; 0 without one.
+    """
+
+    name: str
+    op_type: str
+    weight: str = ""
+    activation: str = ""
+    parameters: int = 0
+
+
 class SkipFact(Fact):
     """A place a pass left alone, with its reason."""
 

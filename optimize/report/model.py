@@ -12,6 +12,7 @@ from optimize.facts import (
     Environment,
     Fact,
     GateResult,
+    LayerFact,
     ModelFacts,
     PassRecord,
     StageRecord,
@@ -51,7 +52,7 @@ class Report(Fact):
         data: Digests and counts of calibration and evaluation data.
         stages: The steps of the run, in order.
         accuracy: One entry per stage compared with the original, in order of the run.
-        size_bytes: Of "exported" and "optimized" ONNX.
+        layers: The optimised graph's computing layers with their number formats.
     """
 
     schema_version: Literal[1] = 1
@@ -70,12 +71,21 @@ class Report(Fact):
     optimized: ModelFacts | None = None
     passes: tuple[PassRecord, ...] = ()
     accuracy: tuple[AccuracyResult, ...] = ()
+    layers: tuple[LayerFact, ...] = ()
     throughput: ThroughputResult | None = None
     artifacts: tuple[ArtifactFact, ...] = ()
     engine: dict[str, Any] = {}
     gates: tuple[GateResult, ...] = ()
     blame: Blame | None = None
     notes: tuple[str, ...] = ()
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _derive_anew(cls, data: Any) -> Any:
+        """A written report carries its verdict for other readers; ours is derived again, never believed."""
+        if isinstance(data, dict) and "verdict" in data:
+            return {key: value for key, value in data.items() if key != "verdict"}
+        return data
 
     @pydantic.computed_field  # type: ignore[prop-decorator]
     @property
