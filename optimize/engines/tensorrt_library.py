@@ -1,0 +1,107 @@
+"""Finding TensorRT: `tensorrt`, else `tensorrt_rtx`. What differs between the two is data, here."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import types
+from collections.abc import Mapping
+from typing import Any
+
+from optimize.errors import BackendMissing
+
+
+@dataclasses.dataclass(frozen=True)
+class Flavour:
+    """One of the libraries that share TensorRT's Python interface.
+
+    Attributes:
+        module: Import name.
+        title: As reports spell it.
+        package: What to install.
+        builds_without_device: Whether engines can be built where no GPU is.
+        is_portable: Whether a plan runs on other compute capabilities than the builder's.
+        times_tactics: Whether building times kernels, so that a timing cache is worth keeping.
+        ignored: Options it takes without effect, each with the reason.
+        impossible: Options it cannot serve, each with the reason.
+        needs_device: Options that need a GPU while building, where the rest of building does not.
+    """
+
+    module: str
+    title: str
+    package: str
+    builds_without_device: bool = False
+    is_portable: bool = False
+    times_tactics: bool = True
+    ignored: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    impossible: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    needs_device: frozenset[str] = frozenset()
+
+
+FLAVOURS = (
+    Flavour(module="tensorrt", title="TensorRT", package="tensorrt"),
+    Flavour(
+        module="tensorrt_rtx",
+        title="TensorRT for RTX",
+        package="tensorrt-rtx",
+        builds_without_device=True,
+        is_portable=True,
+        times_tactics=False,
+        # Each seen with version 1.6.1: a warning ("… is unsupported in TensorRT-RTX"), a plan of the same
+        # size whatever the value, or a failed build.
+        ignored={
+            "hardware_compatibility_level": "its plans already run on every GPU from Ampere on",
+            "builder_optimization_level": "it compiles kernels on the device that runs the plan",
+            "tiling_optimization_level": "it compiles kernels on the device that runs the plan",
+            "timing_cache": "it times nothing while building",
+        },
+        impossible={"version_compatible": "it ships no lean runtime to put into the plan"},
+        needs_device=frozenset({"refit", "strip_plan"}),
+    ),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Library:
+    """An imported TensorRT.
+
+    Attributes:
+        api: The module itself.
+        flavour: Which of the libraries it is.
+        version: Its version, "11.1.0.106".
+    """
+
+    api: Any
+    flavour: Flavour
+    version: str
+
+    @property
+    def title(self) -> str:
+        """ "TensorRT for RTX 1.6.1.120"."""
+        return f"{self.flavour.title} {self.version}"
+
+
+@functools.cache
+def load() -> Library:
+    """The first TensorRT that imports.
+
+    Raises:
+        BackendMissing: When none does, with the reason of one that is there but broken.
+    """
+    broken = ""
+    for flavour in FLAVOURS:
+        try:
+            api = importlib.import_module(flavour.module)
+        except ModuleNotFoundError as error:
+            if error.name != flavour.module:
+                broken = broken or f" ('{flavour.module}' is installed but: {error})"
+            continue
+        except (ImportError, OSError) as error:
+            broken = broken or f" ('{flavour.module}' is installed but: {error})"
+            continue
+        if isinstance(api, types.ModuleType) and hasattr(api, "Builder"):
+            return Library(api, flavour, str(api.__version__))
+        broken = broken or f" ('{flavour.module}' is there but is not TensorRT)"
+    names = " or ".join(f"`pip install {flavour.package}`" for flavour in FLAVOURS)
+    raise BackendMissing(f"TensorRT is not here{broken}.", hint=f"Install it: {names}.")
