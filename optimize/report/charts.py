@@ -95,8 +95,7 @@ def latency_strips(contenders: Sequence[Latency]) -> Markup:
         unit = " ms" if index == ticks else ""
         parts.append(f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="0" y2="{height - 22}"/>')
         parts.append(
-            f'<text class="axis" x="{at:.1f}" y="{height - 6}" text-anchor="{anchor}">'
-            f"{index * step:g}{unit}</text>"
+            f'<text class="axis" x="{at:.1f}" y="{height - 6}" text-anchor="{anchor}">{index * step:g}{unit}</text>'
         )
     for row, item in enumerate(timed):
         parts.extend(_strip(item, row, end, x))
@@ -125,9 +124,7 @@ def _strip(item: Latency, row: int, end: float, at: Callable[[float], float]) ->
     )
     if item.p90_ms is not None and item.p90_ms <= end:
         p90 = at(item.p90_ms)
-        parts.append(
-            f'<line class="p90" x1="{p90:.1f}" x2="{p90:.1f}" y1="{middle - 11}" y2="{middle + 11}"/>'
-        )
+        parts.append(f'<line class="p90" x1="{p90:.1f}" x2="{p90:.1f}" y1="{middle - 11}" y2="{middle + 11}"/>')
     beyond = sum(sample > end for sample in item.samples_ms)
     if beyond:
         parts.append(

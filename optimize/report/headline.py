@@ -148,8 +148,7 @@ def _size(report: Report) -> Headline:
     original, optimized = contender(report, "original"), contender(report, "optimized")
     if original and optimized and original.peak_memory_bytes and optimized.peak_memory_bytes:
         lines.append(
-            f"{wording.size(original.peak_memory_bytes)} → {wording.size(optimized.peak_memory_bytes)} "
-            "peak memory"
+            f"{wording.size(original.peak_memory_bytes)} → {wording.size(optimized.peak_memory_bytes)} peak memory"
         )
     if abs(before / after - 1) < 0.01:
         return Headline("Size", wording.ratio(before / after), "same size", tuple(lines), gates)

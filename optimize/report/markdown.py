@@ -104,9 +104,7 @@ def _blame(report: Report) -> list[str]:
         parts.append(_table(("Worst inner values", "Operator", "SQNR", "Cosine"), body, right=(2, 3)))
     if blame.remedy:
         lines = [printable(line) for line in blame.remedy.splitlines()[:40]]
-        fence = "`" * max(
-            3, 1 + max((len(run) for line in lines for run in re.findall("`+", line)), default=0)
-        )
+        fence = "`" * max(3, 1 + max((len(run) for line in lines for run in re.findall("`+", line)), default=0))
         parts.append("\n".join([f"{fence}yaml", *lines, fence]))
     return parts
 

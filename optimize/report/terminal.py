@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from optimize.console import printable
+from optimize.console import printable, rich_console
 from optimize.report import headline, rows, wording
 from optimize.report.model import Report
 
 COLOURS = {"PASS": "green", "FAIL": "red", "ERROR": "yellow"}
 
 
-def show(report: Report, console: Console) -> None:
-    """Print the summary. Text from a model has its control characters escaped."""
+def show(report: Report, output: Path | None = None, *, console: Console | None = None) -> None:
+    """Print the summary, to stdout unless told otherwise. Text from a model has control characters escaped.
+
+    Args:
+        output: The folder the run's files lie in, to point to its page.
+    """
+    console = console or rich_console()
     colour = COLOURS[report.verdict]
     verdict = Text()
     verdict.append(report.verdict, style=f"bold {colour}")
@@ -35,6 +42,9 @@ def show(report: Report, console: Console) -> None:
         _blame(report, console)
     for note in report.notes:
         console.print(_text(note))
+    if output is not None:
+        console.print()
+        console.print(_text(f"{output / 'report.html'}", "dim"))
 
 
 def _text(raw: str, style: str = "") -> Text:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 from rich.console import Console
 
@@ -11,7 +12,7 @@ from tests.support import reports
 
 def shown(report: Report, width: int = 120, **options: bool) -> str:
     stream = io.StringIO()
-    terminal.show(report, Console(file=stream, width=width, **options))  # type: ignore[arg-type]
+    terminal.show(report, Path("out/a"), console=Console(file=stream, width=width, **options))  # type: ignore[arg-type]
     return stream.getvalue()
 
 
@@ -20,6 +21,7 @@ def test_verdict_numbers_and_gates_are_shown() -> None:
     assert text.startswith("FAIL  3.1 × faster, 3.9 × smaller, cosine 0.843\n")
     assert "accuracy.cosine.min      0.843    >= 0.99   missed" in text
     assert "Most was lost in quantize.int8." in text
+    assert text.endswith("out/a/report.html\n")
     assert "      skip:\n        - encoder.layer.5.output.dense" in text
 
 

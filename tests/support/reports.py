@@ -235,12 +235,8 @@ def passing(**changes: Any) -> Report:
             threads=2,
             contenders=timed,
             speedups=(
-                Speedup(
-                    of="optimized", over="original", ratio=3.13, low=3.06, high=3.22, is_significant=True
-                ),
-                Speedup(
-                    of="optimized", over="exported", ratio=2.24, low=2.18, high=2.29, is_significant=True
-                ),
+                Speedup(of="optimized", over="original", ratio=3.13, low=3.06, high=3.22, is_significant=True),
+                Speedup(of="optimized", over="exported", ratio=2.24, low=2.18, high=2.29, is_significant=True),
             ),
             notes=("The machine's clock was not held fixed.",),
         ),
