@@ -1,1 +1,13 @@
-"""Passes of the room `fuse`."""
+"""Fusion: several operators become one that the target runs faster."""
+
+DEFAULT = (
+    "layer_norm",
+    "rms_norm",
+    "gelu",
+    "softmax_guard",
+    "attention",
+    "matmul_bias",
+    "skip_norm",
+)
+"""What a recipe's bare `fuse` runs, in order. Norms and activations first: they are the landmarks that the
+later passes look for. `matmul_bias` and `skip_norm` last: they reshape what the others match on."""

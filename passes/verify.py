@@ -1,0 +1,355 @@
+"""Checking proposed rewrites: each new sub-graph against the old one it stands for, on random inputs.
+
+The whole model runs once, on small inputs, to learn the shape of every value that the rewrites read. Then
+only the sub-graphs run: floats that carry activations are drawn afresh (a model with untrained weights has
+nearly equal activations, which would hide a wrong scale), while integers, booleans and masks keep the
+values they really had.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_ir as ir
+
+from passes import trial
+from passes.base import PassContext
+
+if TYPE_CHECKING:
+    from passes.rewriting import Draft
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+TOLERANCES = {
+    "float64": 2.0**-40,  # 53 significant bits, sums of up to a few thousand terms in another order
+    "float32": 2.0**-14,  # 24 significant bits, the same: 2**10 rounding steps
+    "float16": 2.0**-7,  # 11 significant bits: 2**4 rounding steps, sums are kept in 32 bits
+    "bfloat16": 2.0**-4,  # 8 significant bits: 2**4 rounding steps
+}
+"""Largest allowed |new - old| / max |old|, per number format."""
+
+LARGE = 1e4
+"""An additive mask's values lie beyond this; activations do not."""
+
+SUBGRAPH_LIMIT = 500
+"""A rewrite whose old side cannot be cut out within this many nodes is compared on the
+model's own activations."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdicts:
+    """What the check says.
+
+    Attributes:
+        faults: Per draft, why it must be rolled back, or None.
+        unchecked: Why nothing could be checked, as a sentence, or "".
+    """
+
+    faults: tuple[str | None, ...]
+    unchecked: str = ""
+
+
+def check(model: ir.Model, drafts: Sequence[Draft], context: PassContext) -> Verdicts:
+    """Compare every draft's new values with the old ones; each draft stands alone."""
+    fine = Verdicts((None,) * len(drafts))
+    if context.run is None:
+        return dataclasses.replace(
+            fine, unchecked="Not checked numerically: no engine to run the graph with."
+        )
+    boundaries = [_boundary(draft) for draft in drafts]
+    wanted = [value for group in boundaries for value in group]
+    wanted += [old for draft in drafts for old in draft.replacements]
+    recorded, why = _record(model, list(dict.fromkeys(wanted)), context)
+    if recorded is None:
+        return dataclasses.replace(fine, unchecked=f"Not checked numerically: no trial input runs ({why}).")
+    rng = context.rng()
+    cases = [
+        _case(model, number, draft, group, recorded, rng)
+        for number, (draft, group) in enumerate(zip(drafts, boundaries, strict=True))
+    ]
+    try:
+        return Verdicts(tuple(_judge(model, cases, context)))
+    except Exception:
+        # The engine refused the batch of rewrites; find out which one by running them one by one.
+        return Verdicts(tuple(_alone(model, case, context) for case in cases))
+
+
+def difference(old: Array, new: Array) -> str | None:
+    """Why `new` cannot stand for `old`, in words, or None. Where `old` is NaN anything is as good."""
+    if old.shape != new.shape:
+        return f"shape is {list(new.shape)}, was {list(old.shape)}"
+    if old.dtype != new.dtype:
+        return f"type is {new.dtype}, was {old.dtype}"
+    if old.dtype.name not in TOLERANCES:
+        return None if np.array_equal(old, new) else "whole numbers differ"
+    limit = TOLERANCES[old.dtype.name]
+    left, right = old.astype(np.float64), new.astype(np.float64)
+    meant = ~np.isnan(left)
+    if np.isnan(right[meant]).any():
+        return "gives NaN where the graph did not"
+    infinite = meant & (np.isinf(left) | np.isinf(right))
+    if not np.array_equal(left[infinite], right[infinite]):
+        return "infinities differ"
+    compared = meant & ~infinite
+    if not compared.any():
+        return None
+    scale = float(np.abs(left[compared]).max()) or 1.0
+    error = float(np.abs(left[compared] - right[compared]).max()) / scale
+    return None if error <= limit else f"differs by {error:.2g} of the largest value, {limit:.2g} is allowed"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Case:
+    """One draft's two sub-graphs, cut free, and what to feed them."""
+
+    inputs: dict[str, Array]
+    old_nodes: tuple[ir.Node, ...]
+    new_nodes: tuple[ir.Node, ...]
+    values: tuple[ir.Value, ...]
+    weights: tuple[ir.Value, ...]
+    old_outputs: tuple[ir.Value, ...]
+    new_outputs: tuple[ir.Value, ...]
+    known: dict[str, Array]
+
+
+def _boundary(draft: Draft) -> tuple[ir.Value, ...]:
+    """Non-constant values where the draft's old sub-graph is cut."""
+    return tuple(value for value in draft.boundary() if _weight(value) is None)
+
+
+def _weight(value: ir.Value) -> ir.TensorProtocol | None:
+    return None if value.is_graph_input() else value.const_value if value.producer() is None else None
+
+
+def _record(
+    model: ir.Model, values: Sequence[ir.Value], context: PassContext
+) -> tuple[dict[ir.Value, Array] | None, str]:
+    """Run the model once on trial inputs; give every wanted value and every graph input."""
+    assert context.run is not None
+    inner = [str(value.name) for value in values if not value.is_graph_input()]
+    why = "it has no inputs"
+    for feeds in trial.feeds(model, context.rng()):
+        try:
+            found = context.run(model, feeds, inner) if inner else {}
+        except Exception as error:
+            why = " ".join(str(error).split())[:200]
+            continue
+        recorded = {value: found[str(value.name)] for value in values if not value.is_graph_input()}
+        recorded.update(
+            {value: feeds[str(value.name)] for value in model.graph.inputs if value.name in feeds}
+        )
+        return recorded, ""
+    return None, why
+
+
+def _case(
+    model: ir.Model,
+    number: int,
+    draft: Draft,
+    boundary: tuple[ir.Value, ...],
+    recorded: dict[ir.Value, Array],
+    rng: np.random.Generator,
+) -> _Case:
+    """Cut the draft's old and new sub-graphs free, as clones under a prefix of their own."""
+    outputs = tuple(draft.replacements)
+    inside = _cut(outputs, frozenset(boundary))
+    fresh = inside is not None and all(value in recorded for value in _inputs_of(inside, boundary))
+    sources = _inputs_of(inside, boundary) if inside is not None and fresh else boundary
+    mapping: dict[ir.Value, ir.Value] = {}
+    inputs: dict[str, Array] = {}
+    for index, value in enumerate(sources):
+        array = recorded[value]
+        if fresh and value in boundary and not value.is_graph_input() and _is_activation(array):
+            array = np.asarray(rng.standard_normal(array.shape)).astype(array.dtype)
+        clone = ir.Value(name=f"d{number}_in{index}", type=value.type, shape=ir.Shape([None] * array.ndim))
+        if clone.type is None:
+            clone.type = ir.TensorType(ir.DataType.from_numpy(array.dtype))
+        mapping[value] = clone
+        inputs[str(clone.name)] = array
+    weights: dict[ir.Value, ir.Value] = {}
+    old_map, new_map = dict(mapping), dict(mapping)
+    old_nodes = _clone(inside if inside is not None and fresh else (), f"d{number}_old", old_map, weights)
+    new_nodes = _clone(draft.nodes, f"d{number}_new", new_map, weights)
+    return _Case(
+        inputs=inputs,
+        old_nodes=old_nodes,
+        new_nodes=new_nodes,
+        values=tuple(mapping.values()),
+        weights=tuple(weights.values()),
+        old_outputs=tuple(old_map[old] for old in outputs) if fresh else (),
+        new_outputs=tuple(_mapped(new, new_map, weights, number) for new in draft.replacements.values()),
+        known={} if fresh else {str(old.name): recorded[old] for old in outputs},
+    )
+
+
+def _mapped(
+    value: ir.Value, mapping: dict[ir.Value, ir.Value], weights: dict[ir.Value, ir.Value], number: int
+) -> ir.Value:
+    found = mapping.get(value)
+    return found if found is not None else _weight_clone(value, f"d{number}_out", weights)
+
+
+def _is_activation(array: Array) -> bool:
+    """Whether the values may be drawn afresh: floats that are neither a mask nor a handful of settings."""
+    if array.dtype.name not in TOLERANCES or array.size < 2:
+        return False
+    finite = array.astype(np.float64)
+    return bool(
+        np.isfinite(finite).all() and np.abs(finite).max(initial=0) < LARGE and len(np.unique(finite)) > 2
+    )
+
+
+def _cut(outputs: Sequence[ir.Value], boundary: frozenset[ir.Value]) -> tuple[ir.Node, ...] | None:
+    """Nodes that make `outputs` from `boundary`, graph inputs and constants, in order; None when too many."""
+    seen: dict[ir.Node, None] = {}
+    stack: list[tuple[ir.Node, bool]] = [(node, False) for value in outputs if (node := value.producer())]
+    while stack:
+        node, done = stack.pop()
+        if done:
+            seen.setdefault(node)
+            continue
+        if node in seen:
+            continue
+        if len(stack) + len(seen) > SUBGRAPH_LIMIT or any(
+            attr.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+            for attr in node.attributes.values()
+        ):
+            return None
+        stack.append((node, True))
+        for value in node.inputs:
+            if value is None or value in boundary:
+                continue
+            producer = value.producer()
+            if producer is not None and producer not in seen:
+                stack.append((producer, False))
+    return tuple(seen)
+
+
+def _inputs_of(nodes: Sequence[ir.Node], boundary: Sequence[ir.Value]) -> tuple[ir.Value, ...]:
+    """Boundary values first, then whatever else the nodes read that is neither made inside nor constant."""
+    cut = set(boundary)
+    made = {output for node in nodes for output in node.outputs} - cut
+    read = [value for node in nodes for value in node.inputs if value is not None]
+    rest = [value for value in read if value not in made and value not in cut and _weight(value) is None]
+    return tuple(dict.fromkeys([*boundary, *rest]))
+
+
+def _clone(
+    nodes: Sequence[ir.Node],
+    prefix: str,
+    mapping: dict[ir.Value, ir.Value],
+    weights: dict[ir.Value, ir.Value],
+) -> tuple[ir.Node, ...]:
+    clones = []
+    for index, node in enumerate(nodes):
+        inputs = [
+            None
+            if value is None
+            else mapping[value]
+            if value in mapping
+            else _weight_clone(value, f"{prefix}_w{index}_{position}", weights)
+            for position, value in enumerate(node.inputs)
+        ]
+        clone = ir.Node(
+            node.domain,
+            node.op_type,
+            inputs,
+            list(node.attributes.values()),
+            overload=node.overload,
+            num_outputs=len(node.outputs),
+            name=f"{prefix}_{index}",
+        )
+        for position, (ours, theirs) in enumerate(zip(clone.outputs, node.outputs, strict=True)):
+            ours.name = f"{prefix}_{index}_{position}" if theirs.name != "" else ""
+            ours.type = theirs.type
+            if theirs not in mapping:
+                mapping[theirs] = ours
+        clones.append(clone)
+    return tuple(clones)
+
+
+def _weight_clone(value: ir.Value, name: str, weights: dict[ir.Value, ir.Value]) -> ir.Value:
+    if value not in weights:
+        weights[value] = ir.Value(
+            name=name, type=value.type, shape=value.shape, const_value=value.const_value
+        )
+    return weights[value]
+
+
+def _judge(model: ir.Model, cases: Sequence[_Case], context: PassContext) -> list[str | None]:
+    """Run the old and new sub-graphs of all cases, in two models, and compare."""
+    assert context.run is not None
+    feeds = {name: array for case in cases for name, array in case.inputs.items()}
+    old = (
+        context.run(_model(model, cases, old=True), feeds) if any(case.old_outputs for case in cases) else {}
+    )
+    new = context.run(_model(model, cases, old=False), feeds)
+    faults: list[str | None] = []
+    for case in cases:
+        before = [old[f"{value.name}_old"] for value in case.old_outputs] or list(case.known.values())
+        after = [new[f"{value.name}_new"] for value in case.new_outputs]
+        found = (difference(left, right) for left, right in zip(before, after, strict=True))
+        faults.append(next((fault for fault in found if fault is not None), None))
+    return faults
+
+
+def _alone(model: ir.Model, case: _Case, context: PassContext) -> str | None:
+    try:
+        return _judge(model, [case], context)[0]
+    except Exception as error:
+        return f"the engine refuses it: {' '.join(str(error).split())[:300]}"
+
+
+def _model(model: ir.Model, cases: Sequence[_Case], *, old: bool) -> ir.Model:
+    """One model holding one side of every case; outputs are Identities, so that an input may be an output."""
+    nodes: list[ir.Node] = []
+    outputs: list[ir.Value] = []
+    inputs: list[ir.Value] = []
+    weights: list[ir.Value] = []
+    for case in cases:
+        copies: dict[ir.Value, ir.Value] = {}
+        for value in (*case.values, *case.weights):
+            copies[value] = ir.Value(
+                name=value.name, type=value.type, shape=value.shape, const_value=value.const_value
+            )
+        inputs += [copies[value] for value in case.values]
+        weights += [copies[value] for value in case.weights]
+        nodes += _rewire(case.old_nodes if old else case.new_nodes, copies)
+        for value in case.old_outputs if old else case.new_outputs:
+            end = ir.node("Identity", [copies[value]])
+            end.outputs[0].name = f"{value.name}_{'old' if old else 'new'}"
+            end.outputs[0].type = value.type
+            nodes.append(end)
+            outputs.append(end.outputs[0])
+    graph = ir.Graph(
+        inputs,
+        outputs,
+        nodes=nodes,
+        initializers=weights,
+        opset_imports=dict(model.opset_imports),
+        name="check",
+    )
+    return ir.Model(graph, ir_version=model.ir_version, functions=list(model.functions.values()))
+
+
+def _rewire(nodes: Sequence[ir.Node], copies: dict[ir.Value, ir.Value]) -> list[ir.Node]:
+    """Fresh copies of cloned nodes, since a value belongs to one graph only."""
+    made = []
+    for node in nodes:
+        copy = ir.Node(
+            node.domain,
+            node.op_type,
+            [None if value is None else copies[value] for value in node.inputs],
+            list(node.attributes.values()),
+            overload=node.overload,
+            num_outputs=len(node.outputs),
+            name=node.name,
+        )
+        for ours, theirs in zip(copy.outputs, node.outputs, strict=True):
+            ours.name, ours.type = theirs.name, theirs.type
+            copies[theirs] = ours
+        made.append(copy)
+    return made
