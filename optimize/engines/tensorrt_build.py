@@ -100,9 +100,7 @@ def _unsuited(library: Library, options: TensorRTOptions, device: tensorrt_devic
             hint="Build on a machine with one, or install tensorrt-rtx, which builds without.",
         )
     defaults = TensorRTOptions()
-    asked = [
-        name for name in TensorRTOptions.model_fields if getattr(options, name) != getattr(defaults, name)
-    ]
+    asked = [name for name in TensorRTOptions.model_fields if getattr(options, name) != getattr(defaults, name)]
     for name in asked:
         if name in flavour.impossible:
             raise StageFailed(
@@ -207,9 +205,7 @@ def _layers(
     if device is not None:
         engine = library.api.Runtime(log).deserialize_cuda_engine(plan)
         if engine is not None:
-            told = engine.create_engine_inspector().get_engine_information(
-                library.api.LayerInformationFormat.JSON
-            )
+            told = engine.create_engine_inspector().get_engine_information(library.api.LayerInformationFormat.JSON)
             return tensorrt_layers.summarise("inspector", tensorrt_layers.from_inspector(told), model)
     if messages.layers:
         return tensorrt_layers.summarise("build log", tensorrt_layers.from_log(messages.layers), model)

@@ -193,9 +193,7 @@ class PythonBuffer:
 
     def _copy(self, target: int, source: int, kind: str) -> None:
         kinds = self._stream._runtime.cudaMemcpyKind
-        self._stream.call(
-            "cudaMemcpyAsync", target, source, self._size, getattr(kinds, kind), self._stream.handle
-        )
+        self._stream.call("cudaMemcpyAsync", target, source, self._size, getattr(kinds, kind), self._stream.handle)
 
     def upload(self) -> None:
         self._copy(self.pointer, self._address, "cudaMemcpyHostToDevice")

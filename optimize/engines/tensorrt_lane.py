@@ -78,8 +78,7 @@ class Lane:
         for number, profile in enumerate(self._profiles):
             reason = next(
                 (
-                    f"input '{name}' {list(feeds[name].shape)} is outside "
-                    f"{list(shapes.min)} to {list(shapes.max)}"
+                    f"input '{name}' {list(feeds[name].shape)} is outside {list(shapes.min)} to {list(shapes.max)}"
                     for name, shapes in profile.items()
                     if not shapes.are_values and not _inside(feeds[name].shape, shapes.min, shapes.max)
                 ),
@@ -166,9 +165,7 @@ def _allocator(api: Any, pointer: int) -> Any:
         def __init__(self) -> None:
             api.IOutputAllocator.__init__(self)
 
-        def reallocate_output_async(
-            self, name: str, memory: int, size: int, alignment: int, stream: int
-        ) -> int:
+        def reallocate_output_async(self, name: str, memory: int, size: int, alignment: int, stream: int) -> int:
             return pointer
 
         def notify_shape(self, name: str, shape: Any) -> None:

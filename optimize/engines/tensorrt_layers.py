@@ -104,10 +104,7 @@ class Layer(pydantic.BaseModel):
     def is_reformat(self) -> bool:
         """Whether it only moves or converts data between layouts."""
         text = f"{self.kind} {self.name}".lower()
-        return (
-            "reformat" in text
-            or re.fullmatch(r"__myl_(?:Move|Cast|Tran|Resh|Copy)+_\S*", self.name) is not None
-        )
+        return "reformat" in text or re.fullmatch(r"__myl_(?:Move|Cast|Tran|Resh|Copy)+_\S*", self.name) is not None
 
 
 class Layers(pydantic.BaseModel):

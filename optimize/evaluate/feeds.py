@@ -98,9 +98,7 @@ def _from_function(
         if item is None:
             break
         if not isinstance(item, Mapping):
-            raise UsageError(
-                f"{what}: item {number} is a {type(item).__name__}; expected a dict {{input: array}}."
-            )
+            raise UsageError(f"{what}: item {number} is a {type(item).__name__}; expected a dict {{input: array}}.")
         yield f"item {number}", item, False
         number += 1
     if inspect.isgenerator(iterator):
@@ -165,9 +163,7 @@ def _random(
     return arrays
 
 
-def _random_array(
-    spec: TensorSpec, shape: tuple[int, ...], rng: np.random.Generator, limit: int | None
-) -> Array:
+def _random_array(spec: TensorSpec, shape: tuple[int, ...], rng: np.random.Generator, limit: int | None) -> Array:
     import ml_dtypes
 
     if spec.dtype in ("str", "object"):

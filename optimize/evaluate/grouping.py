@@ -58,9 +58,7 @@ class Grouping:
                     if samples is not None and taken >= samples:
                         return
                 continue
-            if waiting and (
-                _shapes(waiting[0]) != _shapes(arrays) or not self._same_shared(waiting[0], arrays)
-            ):
+            if waiting and (_shapes(waiting[0]) != _shapes(arrays) or not self._same_shared(waiting[0], arrays)):
                 yield from self._together(waiting)
                 waiting = []
             waiting.append(arrays)
@@ -120,9 +118,7 @@ class Grouping:
             kind = np.dtype(getattr(ml_dtypes, spec.dtype))
             if kind.itemsize == array.dtype.itemsize:  # .npz files keep such types as raw bytes
                 array = array.view(kind)
-        if array.dtype.name != spec.dtype and not (
-            array.dtype.kind in "OU" and spec.dtype in ("str", "object")
-        ):
+        if array.dtype.name != spec.dtype and not (array.dtype.kind in "OU" and spec.dtype in ("str", "object")):
             raise UsageError(
                 f"{self.what}, {where}: input '{spec.name}' expects {spec.dtype}, got {array.dtype.name}.",
                 hint=f"Convert it: array.astype(np.{spec.dtype})" if spec.dtype.isidentifier() else "",
@@ -169,17 +165,12 @@ class Grouping:
         yield self._batch(stacked, "samples put together")
 
     def _cut(self, arrays: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
-        sizes = {
-            name: len(arrays[name]) for name in (*self._batched, *([self.labels] if self.labels else []))
-        }
+        sizes = {name: len(arrays[name]) for name in (*self._batched, *([self.labels] if self.labels else []))}
         self._agree(sizes, "arrays")
         total = next(iter(sizes.values()), 1)
         step = self._size
         for start in range(0, total, step):
-            yield {
-                name: array[start : start + step] if name in sizes else array
-                for name, array in arrays.items()
-            }
+            yield {name: array[start : start + step] if name in sizes else array for name, array in arrays.items()}
         if not total:
             raise UsageError(f"{self.what} holds no samples.", hint="Give at least one.")
 

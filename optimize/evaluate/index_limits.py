@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-PASS_THROUGH = frozenset(
-    {"Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Transpose", "Expand"}
-)
+PASS_THROUGH = frozenset({"Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Transpose", "Expand"})
 """Operators whose result holds the values of their first input."""
 
 

@@ -126,9 +126,7 @@ def test_an_fp16_attention_becomes_one_fused_layer(build: Build) -> None:
     ],
     ids=["fp16", "int8", "fp8", "int4"],
 )
-def test_the_layers_tell_what_each_matmul_runs_in(
-    build: Build, text: str, weights: Arrays, precision: str
-) -> None:
+def test_the_layers_tell_what_each_matmul_runs_in(build: Build, text: str, weights: Arrays, precision: str) -> None:
     artifact = build(text, weights)
     assert artifact.details["counts"] == {"matmuls": {precision: 1}}
     assert artifact.details["summary"] == [f"1 of 1 matmuls run in {precision}."]
@@ -231,9 +229,7 @@ def test_an_exception_in_the_progress_callback_stops_the_build(tmp_path: Path) -
 def test_progress_counts_steps_of_named_phases(tmp_path: Path) -> None:
     onnx.save(onnx.parser.parse_model(ATTENTION), tmp_path / "model.onnx")
     seen: list[tuple[str, int, int]] = []
-    TensorRTEngine().build(
-        BuildRequest(tmp_path / "model.onnx", tmp_path, BATCH), lambda *step: seen.append(step)
-    )
+    TensorRTEngine().build(BuildRequest(tmp_path / "model.onnx", tmp_path, BATCH), lambda *step: seen.append(step))
     assert ("Building engine", 1, 6) in seen
     assert all(1 <= done <= total for _, done, total in seen)
 

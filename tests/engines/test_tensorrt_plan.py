@@ -65,9 +65,7 @@ def test_a_plan_without_its_manifest_is_refused(plan: Path) -> None:
 @pytest.mark.tensorrt
 def test_a_manifest_with_a_missing_key_names_it(plan: Path) -> None:
     beside = tensorrt_plan.manifest_path(plan)
-    beside.write_text(
-        json.dumps({key: v for key, v in json.loads(beside.read_text()).items() if key != "flavour"})
-    )
+    beside.write_text(json.dumps({key: v for key, v in json.loads(beside.read_text()).items() if key != "flavour"}))
     with pytest.raises(StageFailed, match="flavour: Field required"):
         TensorRTEngine().open(plan)
 
@@ -75,9 +73,7 @@ def test_a_manifest_with_a_missing_key_names_it(plan: Path) -> None:
 @pytest.mark.tensorrt
 def test_a_plan_of_another_version_names_both(plan: Path) -> None:
     edit(plan, version="1.5.0.1")
-    with pytest.raises(
-        StageFailed, match=r"built by TensorRT for RTX 1\.5\.0\.1, here is TensorRT for RTX 1\.6"
-    ):
+    with pytest.raises(StageFailed, match=r"built by TensorRT for RTX 1\.5\.0\.1, here is TensorRT for RTX 1\.6"):
         TensorRTEngine().open(plan)
 
 
@@ -184,9 +180,7 @@ def test_without_any_tensorrt_the_error_says_what_to_install(monkeypatch: pytest
     assert "pip install tensorrt" in said
 
 
-def test_a_broken_installation_is_told_apart_from_none(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_broken_installation_is_told_apart_from_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "tensorrt_broken.py").write_text("raise ImportError('libnvinfer.so.11: cannot open')")
     monkeypatch.syspath_prepend(str(tmp_path))
     broken = FLAVOURS[0].__class__(module="tensorrt_broken", title="", package="tensorrt")
