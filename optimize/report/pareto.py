@@ -79,7 +79,7 @@ def plot(rows: Sequence[Row]) -> str:
     parts = [
         f"<svg viewBox='0 0 {_WIDTH} {_HEIGHT}' role='img' aria-label='accuracy lost against latency'>",
         f"<path d='M{_MARGIN} 20V{_HEIGHT - _MARGIN}H{_WIDTH - 20}' fill='none' stroke='var(--line)'/>",
-        f"<text x='{_WIDTH / 2}' y='{_HEIGHT - 15}' text-anchor='middle'>median latency, ms (left is better)</text>",
+        f"<text x='{_WIDTH / 2}' y='{_HEIGHT - 15}' text-anchor='middle'>median latency, ms (left: better)</text>",
         f"<text x='16' y='{_HEIGHT / 2}' text-anchor='middle' transform='rotate(-90 16 {_HEIGHT / 2})'>"
         "1 − cosine, logarithmic (down is better)</text>",
     ]

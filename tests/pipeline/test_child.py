@@ -95,7 +95,8 @@ def test_a_killed_parent_takes_its_child_along(stage, tmp_path: Path) -> None:
     marker = tmp_path / "pid"
     stage(f"import os, time\nopen({str(marker)!r}, 'w').write(str(os.getpid()))\ntime.sleep(60)\nreturn {{}}")
     code = (
-        "from pathlib import Path\nfrom optimize.pipeline import child\nfrom optimize.pipeline.stages import Stage\n"
+        "from pathlib import Path\nfrom optimize.pipeline import child\n"
+        "from optimize.pipeline.stages import Stage\n"
         f"child.run(Stage('extra', False), {{}}, Path({str(tmp_path)!r}), Path({str(tmp_path / 'log')!r}), print)"
     )
     parent = subprocess.Popen([sys.executable, "-c", code])
