@@ -1,9 +1,12 @@
-"""Raising a model's standard opset, when a fused operator is newer than the model."""
+"""Raising a model's standard opset, when an operator that a pass writes is newer than the model."""
 
 from __future__ import annotations
 
 import onnx_ir as ir
 from onnxscript import version_converter
+from onnxscript.version_converter._version_converter import VersionConverterError
+
+from passes.base import PassFailed
 
 IR_VERSIONS = {20: 9, 21: 10, 22: 10, 23: 11, 24: 12, 25: 12}
 """Least IR version for an opset (onnx/docs/Versioning.md)."""
@@ -14,9 +17,30 @@ def current(model: ir.Model) -> int:
     return int(model.opset_imports.get("", model.opset_imports.get("ai.onnx", 1)))
 
 
-def lift(model: ir.Model, least: int) -> None:
-    """Convert `model` to standard opset `least` in place, if it is below."""
-    if current(model) >= least:
+def lift(model: ir.Model, least: int, why: str = "a fused operator") -> None:
+    """Convert `model` to standard opset `least` in place, if it is below.
+
+    Args:
+        model: The model.
+        least: Lowest version that will do.
+        why: What needs it, for the message: "INT4 with block scales".
+
+    Raises:
+        PassFailed: When an operator in the model cannot be converted.
+    """
+    before = current(model)
+    if before >= least:
         return
-    version_converter.convert_version(model, least)
+    try:
+        version_converter.convert_version(model, least, fallback=True)
+    except VersionConverterError as fault:
+        raise PassFailed(
+            f"{why} needs opset {least}, this model has {before} and cannot be converted: {fault}. "
+            f"Export it with opset {least} or newer."
+        ) from fault
+    if current(model) < least:
+        raise PassFailed(
+            f"{why} needs opset {least}, this model has {before} and the converter stopped at "
+            f"{current(model)}. Export it with opset {least} or newer."
+        )
     model.ir_version = max(model.ir_version, IR_VERSIONS.get(least, 10))

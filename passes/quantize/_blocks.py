@@ -1,0 +1,133 @@
+"""A weight in 4-bit integer blocks: scales chosen tile by tile, codes rounded and packed as they are made."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from passes.quantize._tiles import Tile, layout, run_tiles, tiles, to_float32
+
+Array = npt.NDArray[Any]
+Bytes = npt.NDArray[np.uint8]
+Float32 = npt.NDArray[np.float32]
+
+Choose = Callable[[Float32, Tile], tuple[Array, Bytes | None]]
+"""Picks `(scale, zero_point)` for the blocks of one tile.
+
+Takes the tile's values, `(outer, block, inner)` float32, and its place; gives the scale in its stored type
+and the zero point 0…15 (None: symmetric), each `(outer, 1, inner)`."""
+
+# 1.5 * 2**23: a float32 of this size has no fraction bits, so adding it rounds half to even, and the low
+# byte of the sum is the rounded number.
+_ROUND = np.float32(12582912)
+
+SYMMETRIC_ZERO = 8
+"""A symmetric code is this much larger in uint4 than in int4; MatMulNBits takes it as its zero point."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Blocks:
+    """A weight in 4-bit blocks.
+
+    Attributes:
+        codes: Packed elements, two a byte, shape `(bytes,)`.
+        scales: `(outer, inner)` in the stored type, in memory order of the blocks.
+        zero_points: 0…15, unpacked, shaped like `scales`; None when symmetric.
+    """
+
+    codes: Bytes
+    scales: Array
+    zero_points: Bytes | None
+
+
+def quantize_blocks(
+    weight: Array,
+    axis: int,
+    block: int,
+    choose: Choose,
+    *,
+    scale_dtype: npt.DTypeLike,
+    asymmetric: bool = False,
+    signed: bool = False,
+    by_column: bool = False,
+) -> Blocks:
+    """Quantize `weight` to 4 bits with one scale per `block` elements along `axis`.
+
+    The result is what `passes.numerics.quantize` gives with the same scales, bit for bit.
+
+    Args:
+        weight: float32, float16 or bfloat16; `weight.shape[axis]` is a multiple of `block`.
+        axis: Axis that the blocks run along, counted from the front.
+        block: Elements per block; even.
+        choose: Picks the scales and zero points.
+        scale_dtype: Type that the scales are stored in.
+        asymmetric: Whether `choose` gives zero points.
+        signed: Two's-complement elements (INT4) instead of unsigned ones (UINT4, zero at 8).
+        by_column: Lay codes, scales and zero points out column by column, `(inner, outer, …)`, each column's
+            elements packed along its blocks, as MatMulNBits reads them; otherwise in the weight's own order.
+
+    Raises:
+        ValueError: When the weight holds NaN or infinity.
+    """
+    outer, _, inner = layout(weight.shape, axis, block)
+    source = np.ascontiguousarray(weight).reshape(outer, block, inner)
+    by_column = by_column and inner > 1
+    codes = np.empty(outer * block * inner // 2, np.uint8)
+    shape = (inner, outer) if by_column else (outer, inner)
+    scales = np.empty(shape, np.dtype(scale_dtype))
+    zero_points = np.empty(shape, np.uint8) if asymmetric else None
+
+    def work(tile: Tile) -> None:
+        rows, columns = tile
+        values = to_float32(source[rows, :, columns])
+        scale, zero_point = choose(values, tile)
+        place = (columns, rows) if by_column else tile
+        scales[place] = scale[:, 0, :].T if by_column else scale[:, 0, :]
+        if zero_points is not None and zero_point is not None:
+            zero_points[place] = zero_point[:, 0, :].T if by_column else zero_point[:, 0, :]
+        nibbles = encode(values, scale, zero_point)
+        if by_column:
+            low, high = nibbles[:, 0::2], nibbles[:, 1::2]
+            np.bitwise_or(low, high << 4, out=low)
+            codes.reshape(inner, outer, block // 2)[columns, rows] = low.transpose(2, 0, 1)
+            return
+        pairs = nibbles.reshape(-1).view("<u2")
+        np.bitwise_or(pairs, pairs >> 4, out=pairs)
+        if signed:
+            np.bitwise_xor(pairs, 0x88, out=pairs)
+        if columns.stop - columns.start == inner:
+            span = block * inner // 2
+            part = codes[rows.start * span : rows.stop * span]
+        else:
+            half = slice(columns.start // 2, columns.stop // 2)
+            part = codes.reshape(outer, block, inner // 2)[rows, :, half]
+        np.copyto(part, pairs.reshape(part.shape), casting="unsafe")
+
+    run_tiles(work, tiles(outer, block, inner))
+    return Blocks(codes, scales, zero_points)
+
+
+def encode(values: Float32, scale: Array, zero_point: Bytes | None) -> Bytes:
+    """Round a tile to codes 0…15, one a byte; `values` is overwritten.
+
+    Raises:
+        ValueError: When a value is NaN or infinite.
+    """
+    step = scale.astype(np.float32)
+    np.divide(values, step, out=values)
+    # A single NaN or infinity shows in the sum; the sum of finite steps cannot overflow, each being small.
+    if not np.isfinite(np.sum(values)):
+        raise ValueError("it holds NaN or infinity")
+    # A finite value may lie far outside the grid; brought near, it stays in the range where _ROUND is exact.
+    zero = np.float32(SYMMETRIC_ZERO) if zero_point is None else zero_point.astype(np.float32)
+    np.clip(values, -32, 32, out=values)
+    np.add(values, _ROUND, out=values)
+    np.add(values, zero, out=values)
+    np.clip(values, _ROUND, _ROUND + np.float32(15), out=values)
+    codes = np.empty(values.shape, np.uint8)
+    np.copyto(codes, values.view(np.uint32), casting="unsafe")
+    return codes

@@ -1,0 +1,158 @@
+"""Weights of matrix products in 4-bit blocks, activations as they are.
+
+Before: `y = MatMul(x, w)`, w `(K, N)` float
+After (TensorRT, standard ONNX): `y = MatMul(x, DequantizeLinear(codes, scales))`, codes `(K, N)` INT4, scales
+`(K / block, N)`, blocks along K
+After (ONNX Runtime): `y = MatMulNBits(x, codes, scales)`, codes `(N, K / block, block / 2)` bytes
+
+Gemm with either transB and weights behind a Transpose keep their blocks along K. Leaves alone, by name: what
+`skip` names, computed or left-hand weights, 1-D weights, weights that something else reads in floating point,
+K not a multiple of the block where the target wants whole blocks.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import onnx_ir as ir
+import pydantic
+
+from passes.base import Pass, PassContext, PassResult, Pattern, Skip
+from passes.opset import lift
+from passes.quantize import _matmul_nbits
+from passes.quantize._graph import add_initializer, free_name, owning_graph, replace_weight, taken_names
+from passes.quantize._int4_parts import Int4Parts
+from passes.quantize._scales import Algorithm
+from passes.quantize._weights import Weight, find_weights
+from passes.target import Target
+
+BLOCK_SIZES = (16, 32, 64, 128, 256)
+
+
+class QuantizeInt4(Pass):
+    """Store the weights of MatMul and Gemm as 4-bit integers with one scale per block along K.
+
+    Weights stay lazy: each is read, quantized and written when the model is saved, one at a time.
+    """
+
+    ops: tuple[Literal["MatMul", "Gemm"], ...] = pydantic.Field(
+        ("MatMul", "Gemm"), description="Operator types whose weights are quantized."
+    )
+    skip: tuple[str, ...] = pydantic.Field(
+        (), description="Nodes to leave alone: shell patterns of node names, modules or operator types."
+    )
+    block_size: int = pydantic.Field(
+        32, description="Elements along K that share a scale: 16 to 256, a power of 2."
+    )
+    symmetric: bool = pydantic.Field(
+        True, description="One scale per block and no zero point; false adds a 4-bit zero point per block."
+    )
+    algorithm: Algorithm = pydantic.Field(
+        "mse",
+        description="How scales are chosen: `rtn` from each block's range, `mse` by a search for the least "
+        "squared error.",
+    )
+    form: Literal["auto", "standard", "matmulnbits"] = pydantic.Field(
+        "auto",
+        description="Graph form: `standard` is DequantizeLinear with block scales (opset 21), "
+        "`matmulnbits` is ONNX Runtime's operator; `auto` takes the latter for ONNX Runtime.",
+    )
+    accuracy_level: Literal[0, 1, 2, 3, 4] = pydantic.Field(
+        4,
+        description="What MatMulNBits computes in: 1 float32, 2 float16, 3 bfloat16, 4 int8 activations "
+        "(fastest), 0 its own choice.",
+    )
+
+    @pydantic.field_validator("block_size")
+    @classmethod
+    def _is_a_block_size(cls, value: int) -> int:
+        if value not in BLOCK_SIZES:
+            raise ValueError(f"block_size is {value}, needs one of {', '.join(map(str, BLOCK_SIZES))}")
+        return value
+
+    def check(self, target: Target) -> str | None:
+        """Why `target` cannot read what these options write, or None."""
+        if "int4" not in target.precisions + target.emulated and target.dialect != "onnxruntime":
+            other = next((name for name in ("fp8", "int8", "fp16") if name in target.precisions), "fp16")
+            return f"{target.title} has no INT4 weights; use {other}."
+        legal = target.quantize.block_sizes.get("int4", BLOCK_SIZES)
+        if self.block_size not in legal:
+            return f"{target.title} takes INT4 blocks of {', '.join(map(str, legal))}, not {self.block_size}."
+        if not self.symmetric and target.dialect == "tensorrt" and "int4" not in target.quantize.asymmetric:
+            return f"{target.title} takes symmetric INT4 only; set symmetric: true."
+        if self.form == "matmulnbits" and target.dialect != "onnxruntime":
+            return f"{target.title} does not know MatMulNBits; set form: standard."
+        return None
+
+    def apply(self, model: ir.Model, context: PassContext) -> PassResult:
+        """Replace every weight that can be quantized; the rest is listed with its reason."""
+        weights, skips = find_weights(model, self.ops, self.skip)
+        standard_only = context.target.dialect != "onnxruntime"
+        use_nbits = self.form == "matmulnbits" or (self.form == "auto" and not standard_only)
+        kept: list[tuple[Weight, bool]] = []
+        notes = []
+        for weight in weights:
+            reason = self._reason_against(weight, whole_blocks=standard_only)
+            if reason is not None:
+                skips += [Skip(use.node.name or use.node.op_type, reason, use.module) for use in weight.uses]
+                continue
+            fallback = _matmul_nbits.reason_against(weight) if use_nbits else None
+            if fallback is not None:
+                notes.append(f"'{weight.name}' takes the standard form: {fallback}.")
+            kept.append((weight, use_nbits and fallback is None))
+
+        if any(not nbits for _, nbits in kept):
+            lift(model, 21, "INT4 with block scales")
+        changed: list[str] = []
+        before = after = 0
+        taken = taken_names(model) if kept else set()
+        for done, (weight, nbits) in enumerate(kept):
+            context.progress("quantize.int4", done, len(kept))
+            changed += [use.module or use.node.name or use.node.op_type for use in weight.uses]
+            parts = Int4Parts(weight, self.block_size, self.symmetric, self.algorithm, by_column=nbits)
+            before += weight.tensor.nbytes
+            after += parts.nbytes
+            self._replace(weight, parts, taken, nbits=nbits)
+            if nbits:
+                model.graph.opset_imports.setdefault(_matmul_nbits.DOMAIN, 1)
+        figures: dict[str, float | int | str] = {"weight bytes before": before, "weight bytes after": after}
+        return PassResult(
+            patterns=(Pattern("int4", len(changed)),),
+            skips=tuple(skips),
+            changed=tuple(changed),
+            figures=figures if kept else {},
+            notes=tuple(notes),
+        )
+
+    def _reason_against(self, weight: Weight, *, whole_blocks: bool) -> str | None:
+        rest = weight.summed % self.block_size
+        if weight.summed == 0 or 0 in weight.shape:
+            return f"its weight '{weight.name}' is empty"
+        if whole_blocks and rest:
+            return (
+                f"its weight sums over K = {weight.summed}, not a multiple of block_size {self.block_size}; "
+                "the target wants whole blocks"
+            )
+        return None
+
+    def _replace(self, weight: Weight, parts: Int4Parts, taken: set[str], *, nbits: bool) -> None:
+        graph = owning_graph(weight.value)
+        held: list[ir.Value | None] = [
+            add_initializer(graph, free_name(taken, f"{weight.name}.{part}"), tensor)
+            for part, tensor in parts.tensors().items()
+        ]
+        if nbits:
+            _matmul_nbits.replace_products(
+                weight, held, block_size=self.block_size, accuracy_level=self.accuracy_level
+            )
+            return
+        dequantize = ir.node(
+            "DequantizeLinear",
+            held,
+            {"axis": weight.axis, "block_size": self.block_size},
+            name=free_name(taken, f"{weight.name}.dequantize"),
+        )
+        output = dequantize.outputs[0]
+        output.name = free_name(taken, f"{weight.name}.dequantized")
+        output.type, output.shape = ir.TensorType(weight.tensor.dtype), ir.Shape(weight.shape)
+        replace_weight(weight, graph, [dequantize], output)
