@@ -74,7 +74,8 @@ def parse_limit(text: str | int | float, unit: str) -> float:
     if suffix == "%" and unit == "":
         return value / 100
     if suffix not in factors:
-        raise ValueError(f"unit '{suffix}' does not fit{_spelled(unit) or '; expected a plain number'}")
+        expected = f"a number{_spelled(unit)}" if _spelled(unit) else "a plain number"
+        raise ValueError(f"unit '{suffix}' does not fit; expected {expected}")
     return value * factors[suffix]
 
 
