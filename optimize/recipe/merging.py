@@ -1,0 +1,113 @@
+"""`extends:`: a recipe on top of others, each value remembering the file that said it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+from optimize.errors import UsageError
+from optimize.recipe.faults import Faults
+from optimize.recipe.gate_list import GATES, flatten
+from optimize.recipe.nodes import Node, read
+
+EXTENDS = "extends"
+BASE = "base"
+
+
+def compose(path: Path, faults: Faults) -> Node:
+    """The recipe at `path` merged over everything it extends; syntax errors are raised, others noted."""
+    return _Composer(faults).load(path, str(path), ())
+
+
+def merge(below: Node, above: Node) -> Node:
+    """`above` over `below`: mappings key by key, everything else replaced.
+
+    A mapping with another `kind` than the one below is another thing and replaces it whole, so that a
+    recipe may swap a torch source for an ONNX file without unsaying each key.
+    """
+    if not isinstance(below.value, dict) or not isinstance(above.value, dict):
+        return above
+    kinds = [node.mapping["kind"].value for node in (below, above) if "kind" in node.mapping]
+    if len(kinds) == 2 and kinds[0] != kinds[1]:
+        return above
+    entries = dict(below.value)
+    for key, node in above.value.items():
+        entries[key] = merge(entries[key], node) if key in entries else node
+    return Node(entries, above.place, {**below.keys, **above.keys})
+
+
+class _Composer:
+    def __init__(self, faults: Faults) -> None:
+        self.faults = faults
+        self.finished: dict[Path, Node] = {}
+
+    def load(self, path: Path, shown: str, open_files: tuple[Path, ...]) -> Node:
+        real = path.resolve()
+        if real in self.finished:
+            return self.finished[real]
+        node = read(path, shown)
+        if not isinstance(node.value, dict):
+            self.faults.add((), f"expected a mapping of keys, got {node.kind()}", node.place)
+            self.faults.raise_any()
+        node = self.rebased(node)
+        merged = Node({}, node.place)
+        for parent in self.parents(node):
+            place = parent.place
+            folder = path.parent
+            below = folder / str(parent.value)
+            if below.resolve() in (*open_files, real):
+                chain = " → ".join(item.name for item in (*open_files, real, below.resolve()))
+                self.faults.add((EXTENDS,), f"extends itself: {chain}", place)
+                continue
+            try:
+                merged = merge(merged, self.load(below, _shown(below), (*open_files, real)))
+            except UsageError as error:
+                if not below.is_file():
+                    self.faults.add((EXTENDS,), f"{error.message} Looked at {_shown(below)}", place)
+                    continue
+                raise
+        own = {key: value for key, value in node.mapping.items() if key not in (EXTENDS, BASE)}
+        if GATES in own:
+            own[GATES] = flatten(own[GATES], self.faults)
+        result = merge(merged, Node(own, node.place, node.keys))
+        self.finished[real] = result
+        return result
+
+    def parents(self, node: Node) -> tuple[Node, ...]:
+        """The entries of `extends`, in the order they are laid over each other."""
+        listed = node.mapping.get(EXTENDS)
+        if listed is None or listed.value is None:
+            return ()
+        entries = listed.value if isinstance(listed.value, tuple) else (listed,)
+        for entry in entries:
+            if not isinstance(entry.value, str):
+                message = f"expected a file name or a list of them, got {entry.kind()}"
+                self.faults.add((EXTENDS,), message, entry.place)
+            elif "${" in entry.value:
+                self.faults.add((EXTENDS,), "variables cannot be used here", entry.place)
+        return tuple(entry for entry in entries if isinstance(entry.value, str) and "${" not in entry.value)
+
+    def rebased(self, node: Node) -> Node:
+        """The tree with `base:`, a folder from the file's own, as what its relative paths start from."""
+        base = node.mapping.get(BASE)
+        if base is None:
+            return node
+        if not isinstance(base.value, str):
+            self.faults.add((BASE,), f"expected a folder, got {base.kind()}", base.place)
+            return node
+        return _moved(node, node.place.folder / base.value)
+
+
+def _moved(node: Node, folder: Path) -> Node:
+    place = dataclasses.replace(node.place, folder=folder)
+    keys = {key: dataclasses.replace(at, folder=folder) for key, at in node.keys.items()}
+    if isinstance(node.value, dict):
+        return Node({key: _moved(item, folder) for key, item in node.value.items()}, place, keys)
+    if isinstance(node.value, tuple):
+        return Node(tuple(_moved(item, folder) for item in node.value), place)
+    return Node(node.value, place)
+
+
+def _shown(path: Path) -> str:
+    return os.path.normpath(path)
