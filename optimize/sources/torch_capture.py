@@ -6,7 +6,7 @@ from optimize.engines.base import Progress
 from optimize.sources.base import Capture
 from optimize.sources.export_check import check_export
 from optimize.sources.graph_specs import specs
-from optimize.sources.torch_export import export_module
+from optimize.sources.torch_export import Exported, export_module
 from optimize.sources.torch_model import TorchModel
 from optimize.sources.torch_tensors import to_numpy
 
@@ -18,7 +18,16 @@ def capture_module(source: TorchModel, opset: int | None, progress: Progress) ->
         StageFailed: When no exporter can take it, or the export differs from the original.
         UsageError: When the original cannot run at a shape of its ranges.
     """
-    exported = export_module(source, opset, progress)
+    return checked(source, export_module(source, opset, progress), progress)
+
+
+def checked(source: TorchModel, exported: Exported, progress: Progress) -> Capture:
+    """Compare an export with its original at several shapes.
+
+    Raises:
+        StageFailed: When they differ.
+        UsageError: When the original cannot run at a shape of its ranges.
+    """
     outputs = specs(exported.model.graph.outputs)
     examples = {name: to_numpy(tensor) for name, tensor in source.inputs.items()}
     checks = check_export(exported.model, source.session(outputs), examples, source.axes, source.ranges, progress)

@@ -107,7 +107,7 @@ def torch_model(built: Any, given_ranges: Mapping[str, RangeLike], *, what: str)
     inputs = {name: _at_least_two(tensor, axes.get(name, {})) for name, tensor in inputs.items()}
     module = module.eval()
     draft = TorchModel(module, inputs, axes, ranges, (), notes)
-    return dataclasses.replace(draft, output_names=_output_names(built.get("output_names"), draft, what))
+    return named_outputs(draft, built.get("output_names"), what)
 
 
 def _inputs(value: Any, what: str) -> dict[str, torch.Tensor]:
@@ -197,7 +197,12 @@ def _at_least_two(tensor: torch.Tensor, axes: Mapping[int, str]) -> torch.Tensor
     return tensor
 
 
-def _output_names(value: Any, model: TorchModel, what: str) -> tuple[str, ...]:
+def named_outputs(model: TorchModel, value: Any, what: str) -> TorchModel:
+    """Give a model names for its outputs: the user's list, or names made from keys of what it returns.
+
+    Raises:
+        UsageError: When the list does not fit, names repeat, or the module cannot run on its examples.
+    """
     import torch
 
     from optimize.user_code import errors_of_user
@@ -220,4 +225,4 @@ def _output_names(value: Any, model: TorchModel, what: str) -> tuple[str, ...]:
         repeated = sorted({name for name in names_of if names_of.count(name) > 1})
         if repeated:
             raise UsageError(f"{what}: '{repeated[0]}' is the name of more than one {kind}.")
-    return names
+    return dataclasses.replace(model, output_names=names)
