@@ -129,9 +129,7 @@ class Rewriting:
 
     def nodes(self, *op_types: str) -> list[ir.Node]:
         """Standard nodes of the main graph with one of the given operators, in order."""
-        return [
-            node for node in self.model.graph if node.op_type in op_types and node.domain in ("", "ai.onnx")
-        ]
+        return [node for node in self.model.graph if node.op_type in op_types and node.domain in ("", "ai.onnx")]
 
     def draft(self, pattern: str, anchor: ir.Node, least_opset: int = 1) -> Draft:
         """A new, empty proposal; it counts once `propose` is called with it."""
@@ -184,9 +182,7 @@ class Rewriting:
         else:
             figures = {}
         return PassResult(
-            patterns=tuple(
-                Pattern(name, found, tuple(self._misses[name])) for name, found in self._found.items()
-            ),
+            patterns=tuple(Pattern(name, found, tuple(self._misses[name])) for name, found in self._found.items()),
             changed=tuple(self._changed),
             figures=figures,
             notes=tuple(self._notes),

@@ -56,9 +56,7 @@ def check(model: ir.Model, drafts: Sequence[Draft], context: PassContext) -> Ver
     """Compare every draft's new values with the old ones; each draft stands alone."""
     fine = Verdicts((None,) * len(drafts))
     if context.run is None:
-        return dataclasses.replace(
-            fine, unchecked="Not checked numerically: no engine to run the graph with."
-        )
+        return dataclasses.replace(fine, unchecked="Not checked numerically: no engine to run the graph with.")
     boundaries = [_boundary(draft) for draft in drafts]
     wanted = [value for group in boundaries for value in group]
     wanted += [old for draft in drafts for old in draft.replacements]
@@ -138,9 +136,7 @@ def _record(
             why = " ".join(str(error).split())[:200]
             continue
         recorded = {value: found[str(value.name)] for value in values if not value.is_graph_input()}
-        recorded.update(
-            {value: feeds[str(value.name)] for value in model.graph.inputs if value.name in feeds}
-        )
+        recorded.update({value: feeds[str(value.name)] for value in model.graph.inputs if value.name in feeds})
         return recorded, ""
     return None, why
 
@@ -197,9 +193,7 @@ def _is_activation(array: Array) -> bool:
     if array.dtype.name not in TOLERANCES or array.size < 2:
         return False
     finite = array.astype(np.float64)
-    return bool(
-        np.isfinite(finite).all() and np.abs(finite).max(initial=0) < LARGE and len(np.unique(finite)) > 2
-    )
+    return bool(np.isfinite(finite).all() and np.abs(finite).max(initial=0) < LARGE and len(np.unique(finite)) > 2)
 
 
 def _cut(outputs: Sequence[ir.Value], boundary: frozenset[ir.Value]) -> tuple[ir.Node, ...] | None:
@@ -214,8 +208,7 @@ def _cut(outputs: Sequence[ir.Value], boundary: frozenset[ir.Value]) -> tuple[ir
         if node in seen:
             continue
         if len(stack) + len(seen) > SUBGRAPH_LIMIT or any(
-            attr.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
-            for attr in node.attributes.values()
+            attr.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for attr in node.attributes.values()
         ):
             return None
         stack.append((node, True))
@@ -273,9 +266,7 @@ def _clone(
 
 def _weight_clone(value: ir.Value, name: str, weights: dict[ir.Value, ir.Value]) -> ir.Value:
     if value not in weights:
-        weights[value] = ir.Value(
-            name=name, type=value.type, shape=value.shape, const_value=value.const_value
-        )
+        weights[value] = ir.Value(name=name, type=value.type, shape=value.shape, const_value=value.const_value)
     return weights[value]
 
 
@@ -283,9 +274,7 @@ def _judge(model: ir.Model, cases: Sequence[_Case], context: PassContext) -> lis
     """Run the old and new sub-graphs of all cases, in two models, and compare."""
     assert context.run is not None
     feeds = {name: array for case in cases for name, array in case.inputs.items()}
-    old = (
-        context.run(_model(model, cases, old=True), feeds) if any(case.old_outputs for case in cases) else {}
-    )
+    old = context.run(_model(model, cases, old=True), feeds) if any(case.old_outputs for case in cases) else {}
     new = context.run(_model(model, cases, old=False), feeds)
     faults: list[str | None] = []
     for case in cases:

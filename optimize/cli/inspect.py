@@ -45,8 +45,8 @@ def _row(label: str, *cells: str) -> None:
 
 def _facts(path: Path) -> ModelFacts:
     from optimize.pipeline import model_facts
-    from optimize.sources import onnx_file
+    from optimize.sources import onnx_load
 
-    model = onnx_file.open_safely(path)
+    model = onnx_load.load_onnx(path)
     size = sum(item.stat().st_size for item in model_facts.files_of(path))
     return model_facts.of(model, size)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import tempfile
@@ -26,17 +25,21 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def place(source: Path, destination: Path) -> None:
-    """Put a stored file under an output name: a hard link where the file system allows, else a copy."""
+    """Copy a stored file to an output name, whole or not at all; nothing to do when it lies there already.
+
+    A copy, not a link: a model's data file with several links is refused by ONNX's own safety checks, and an
+    edit of the output must not reach the store.
+    """
+    wanted = source.stat()
+    if destination.is_file() and not destination.is_symlink():
+        there = destination.stat()
+        if (there.st_size, there.st_mtime_ns) == (wanted.st_size, wanted.st_mtime_ns):
+            return
     destination.parent.mkdir(parents=True, exist_ok=True)
     temporary = destination.with_name(f".{destination.name}.{os.getpid()}.partial")
-    temporary.unlink(missing_ok=True)
     try:
-        try:
-            os.link(source, temporary)
-        except OSError as error:
-            if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.EACCES):
-                raise
-            shutil.copyfile(source, temporary)
+        shutil.copyfile(source, temporary)
+        os.utime(temporary, ns=(wanted.st_atime_ns, wanted.st_mtime_ns))
         os.replace(temporary, destination)
     finally:
         temporary.unlink(missing_ok=True)

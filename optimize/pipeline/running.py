@@ -110,7 +110,11 @@ class _Run:
         model = str(opening.local(capture.directory, capture.facts["model"]))
         shapes = {"inputs": capture.facts["inputs"], "ranges": capture.facts["ranges"]}
 
-        self.feeds = feeds = stage("feeds", {**self._data_inputs(), **shapes}, {**base, **shapes})
+        self.feeds = feeds = stage(
+            "feeds",
+            {**self._data_inputs(), **shapes, "model": capture.facts["sha256"] if self._is_random() else None},
+            {**base, **shapes, "model": model},
+        )
         data = {"feeds": str(feeds.directory)}
         reference = stage(
             "reference",
@@ -147,6 +151,10 @@ class _Run:
         self.accuracy = (*at_export, *per_pass, *(item for item in found if item.stage != "export"))
         self._throughput(base, data, shapes, capture, baseline, engine)
         self._find_blame(base, data, capture, model, optimized, optimized_model)
+
+    def _is_random(self) -> bool:
+        specs = (self.recipe.calibration, self.recipe.evaluate)
+        return any(spec is not None and spec.data == "random" for spec in specs)
 
     def _data_inputs(self) -> dict[str, Any]:
         recipe = self.recipe

@@ -242,9 +242,7 @@ class _Scores:
             number = m.scalar(low)
             if number is not None and scores is not None and not m.is_constant(scores):
                 if number > MASKED:
-                    self.problem = (
-                        self.problem or f"masked scores become {number:g}, needs {MASKED:g} or less"
-                    )
+                    self.problem = self.problem or f"masked scores become {number:g}, needs {MASKED:g} or less"
                 if self.scale != 1.0 or self.softcap:
                     self.problem = self.problem or "scores are scaled after the mask is applied, needs before"
                 self.masks.append(Mask(condition, kept, low))

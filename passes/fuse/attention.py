@@ -60,9 +60,7 @@ def _check(found: Match, context: PassContext) -> None:
     precision = PRECISION_NAMES.get(found.output.dtype or ir.DataType.UNDEFINED, str(found.output.dtype))
     if precision not in context.target.attention:
         have = ", ".join(context.target.attention) or "none"
-        raise Mismatch(
-            f"{context.target.title} has no fused attention in {precision} (it has: {have}); cast first"
-        )
+        raise Mismatch(f"{context.target.title} has no fused attention in {precision} (it has: {have}); cast first")
     # ONNX Runtime's Attention gives 0 for a row masked by minus infinity, as the guard does; TensorRT's
     # gives NaN.
     safe = context.target.dialect == "onnxruntime" or all(is_finite(mask) for mask in found.masks)
@@ -177,9 +175,7 @@ def _mask(draft: Draft, found: Match, rewriting: Rewriting, query: ir.Value, axi
         return total
     total = _floored(draft, found, total)
     tokens = m.dimension(found.query, 2)
-    if any(
-        m.same_dimension(m.dimension(shape, -2), tokens) and m.dimension(shape, -1) != 1 for shape in shapes
-    ):
+    if any(m.same_dimension(m.dimension(shape, -2), tokens) and m.dimension(shape, -1) != 1 for shape in shapes):
         return total
     # ONNX Runtime's Attention wants the mask's second last dimension to be the query's tokens, not 1.
     source, at = _dimension_source(rewriting.model, tokens) or (query, axis)

@@ -39,9 +39,7 @@ def _match(rewriting: Rewriting) -> None:
         last = (m.rank(x) or 1) - 1
         reduced = {m.axes(mean), m.axes(first)}
         if not reduced <= {(-1,), (last,)} or m.attribute(first, "keepdims", 1) != 1:
-            rewriting.miss(
-                "layer_norm", mean, f"the means are over axes {m.axes(mean)}, needs the last, kept"
-            )
+            rewriting.miss("layer_norm", mean, f"the means are over axes {m.axes(mean)}, needs the last, kept")
             continue
         found = root(mean.outputs[0])
         normal = found.divides(centred) if found is not None else None
@@ -54,9 +52,7 @@ def _match(rewriting: Rewriting) -> None:
         if scale is None:
             size, dtype = m.static(x, -1), x.dtype
             if size is None or dtype is None:
-                rewriting.miss(
-                    "layer_norm", mean, "the last dimension is not known, needs a number for the scale"
-                )
+                rewriting.miss("layer_norm", mean, "the last dimension is not known, needs a number for the scale")
                 continue
             scale = draft.constant(np.ones(size, dtype.numpy()), f"ones_{size}")
         inputs = [x, scale] if bias is None else [x, scale, bias]

@@ -67,9 +67,7 @@ def _write(rewriting: Rewriting, mean: ir.Node, x: ir.Value, epsilon: float, nor
             rewriting.miss("rms_norm", mean, "the last dimension is not known, needs a number for the scale")
             return
         scale = draft.constant(np.ones(size, dtype.numpy()), f"ones_{size}")
-    draft.replace(
-        output, draft.op("RMSNormalization", [source, scale], axis=-1, epsilon=epsilon, stash_type=1)
-    )
+    draft.replace(output, draft.op("RMSNormalization", [source, scale], axis=-1, epsilon=epsilon, stash_type=1))
     rewriting.propose(draft)
 
 

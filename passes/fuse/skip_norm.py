@@ -49,9 +49,7 @@ def _match(rewriting: Rewriting) -> None:
         left, right = add.inputs
         ranks = m.rank(left), m.rank(right)
         if ranks[0] is None or ranks[0] != ranks[1]:
-            rewriting.miss(
-                pattern, norm, f"the two sides have ranks {ranks[0]} and {ranks[1]}, need the same"
-            )
+            rewriting.miss(pattern, norm, f"the two sides have ranks {ranks[0]} and {ranks[1]}, need the same")
             continue
         draft = rewriting.draft(pattern, add)
         draft.replace(add.outputs[0], draft.op("Sum", [left, right]))

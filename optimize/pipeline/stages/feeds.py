@@ -23,14 +23,15 @@ def run(payload: Mapping[str, Any], directory: Path, progress: Progress) -> dict
     recipe = opening.recipe_from(payload)
     inputs = opening.specs_of(payload["inputs"])
     ranges = opening.ranges_of(payload["ranges"])
+    limits = _limits(payload, recipe)
     facts: dict[str, Any] = {"calibration": None}
     shared: set[str] = set()
     if recipe.calibration is not None:
         facts["calibration"], shared = _store(
-            recipe, recipe.calibration, None, inputs, ranges, directory / "calibration", progress
+            recipe, recipe.calibration, None, inputs, ranges, limits, directory / "calibration", progress
         )
     facts["evaluation"], evaluated = _store(
-        recipe, recipe.evaluate, recipe.evaluate.labels, inputs, ranges, directory / "evaluation", progress
+        recipe, recipe.evaluate, recipe.evaluate.labels, inputs, ranges, limits, directory / "evaluation", progress
     )
     common = shared & evaluated
     if common:
@@ -48,15 +49,15 @@ def _store(
     labels: str | None,
     inputs: tuple[TensorSpec, ...],
     ranges: Mapping[str, AxisRange],
+    limits: Mapping[str, int] | None,
     into: Path,
     progress: Progress,
 ) -> tuple[dict[str, Any], set[str]]:
-    from optimize.evaluate import feeds
+    from optimize.evaluate import batch, feeds
 
     what = into.name
-    seed = recipe.seed if what == "calibration" else recipe.seed + 1
-    digest = feeds.Digest()
     samples = 0
+    shared: set[str] = set()
 
     def stored() -> Iterator[dict[str, np.ndarray[Any, Any]]]:
         nonlocal samples
@@ -69,19 +70,36 @@ def _store(
             inputs=inputs,
             ranges=ranges,
             labels=labels,
-            seed=seed,
+            seed=recipe.seed if what == "calibration" else recipe.seed + 1,
+            limits=limits,
         )
-        for batch in loaded:
-            digest.add(batch)
-            samples += batch.size
+        for item in loaded:
+            samples += item.samples
+            shared.update(batch.sample_digests(item, inputs))
             progress(f"reading {what} data", samples, spec.samples or 0)
-            arrays = dict(batch.feeds)
-            if batch.labels is not None:
-                arrays[batches.LABELS] = batch.labels
+            arrays = dict(item.feeds)
+            if item.labels is not None:
+                arrays[batches.LABELS] = item.labels
             yield arrays
 
     count = batches.write(into, stored())
     if not samples:
         raise UsageError(f"{what}: '{spec.data}' holds no samples.", hint="Point `data` at something that does.")
-    facts = {"data": spec.data, "samples": samples, "batches": count, "sha256": digest.hexdigest()}
-    return facts, set(digest.samples)
+    kept = (
+        batch.Batch(arrays, labels_of, 0)
+        for arrays, labels_of in zip(batches.read(into), batches.labels(into), strict=True)
+    )
+    digest = batch.content_digest(kept)
+    return {"data": spec.data, "samples": samples, "batches": count, "sha256": digest}, shared
+
+
+def _limits(payload: Mapping[str, Any], recipe: Recipe) -> Mapping[str, int] | None:
+    """How large random whole numbers may be, read off the graph; None when nothing is random."""
+    specs = [recipe.evaluate, *([recipe.calibration] if recipe.calibration else [])]
+    if all(spec.data != "random" for spec in specs):
+        return None
+    import onnx_ir as ir
+
+    from optimize.evaluate import index_limits
+
+    return index_limits.index_limits(ir.load(payload["model"]))

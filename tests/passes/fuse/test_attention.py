@@ -184,8 +184,7 @@ def test_a_target_without_the_precision_keeps_the_plain_form() -> None:
     result = FuseAttention().apply(graph, context(TENSORRT))
     assert result.rewrites == 0
     assert (
-        "TensorRT has no fused attention in fp32 (it has: fp16, bf16)"
-        in result.patterns[0].near_misses[0].reason
+        "TensorRT has no fused attention in fp32 (it has: fp16, bf16)" in result.patterns[0].near_misses[0].reason
     )
 
 
