@@ -68,9 +68,7 @@ class Comparison:
         if self._batches == 0:
             raise StageFailed(f"accuracy of '{stage}': there was no evaluation data to compare on.")
         outputs = [self._output(name) for name in self._distances]
-        outputs += [
-            OutputAccuracy(output=name, failure="the original has no such output") for name in self._extra
-        ]
+        outputs += [OutputAccuracy(output=name, failure="the original has no such output") for name in self._extra]
         judged = next((found for found in self._decisions.values() if found.labelled), None)
         judged = judged or next(iter(self._decisions.values()), None)
         metrics, before = self._task_metrics(judged)
@@ -123,9 +121,7 @@ class Comparison:
         assert self._metric is not None
         shared = [name for name in batches[0] if all(name in batch for batch in batches)]
         outputs = {
-            name: joined
-            for name in shared
-            if (joined := _joined([batch[name] for batch in batches])) is not None
+            name: joined for name in shared if (joined := _joined([batch[name] for batch in batches])) is not None
         }
         try:
             values = {str(name): float(value) for name, value in self._metric(outputs, labels).items()}

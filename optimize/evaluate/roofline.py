@@ -75,7 +75,7 @@ def estimate(exported: ir.Model, optimized: ir.Model, target: Target, sizes: Map
     wanted = _STORED_AS.get(stored, "fp16")
     rates = target.peak_ops_per_s
     precision = wanted if wanted in rates else "fp16" if "fp16" in rates else next(iter(rates))
-    compute_ms = operations / dict(rates)[precision] * 1e3  # type: ignore[index]
+    compute_ms = operations / dict(rates)[precision] * 1e3
     memory_ms = moved / target.bandwidth_bytes_per_s * 1e3
     return Roofline(
         operations=operations,
@@ -143,7 +143,7 @@ def _shapes(model: ir.Model, sizes: Mapping[str, int]) -> dict[str, list[int]]:
             found[value.name] = given
     for name, initializer in model.graph.initializers.items():
         if initializer.const_value is not None:
-            found[name] = [int(dim) for dim in initializer.const_value.shape]
+            found[name] = list(initializer.const_value.shape.numpy())
     return found
 
 
@@ -154,7 +154,7 @@ def _without_weights(model: ir.Model) -> onnx.ModelProto:
         tensor = value.const_value
         if tensor is not None and tensor.size > 1024:
             value.const_value = None
-            value.shape = ir.Shape(tensor.shape)
+            value.shape = ir.Shape(tensor.shape.numpy())
             value.type = ir.TensorType(tensor.dtype)
             del clone.graph.initializers[name]
             clone.graph.inputs.append(value)

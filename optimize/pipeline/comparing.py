@@ -9,6 +9,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from optimize import user_code
 from optimize.engines.base import Progress, Session
 from optimize.facts import AccuracyResult
 from optimize.pipeline import batches, opening
@@ -20,12 +21,12 @@ def compare(session: Session, stage: str, payload: Mapping[str, Any], progress: 
 
     `payload` names the folders `feeds` and `reference`, and holds the recipe.
     """
-    from optimize.evaluate import metrics
     from optimize.evaluate.accuracy import Comparison
 
     recipe = opening.recipe_from(payload)
     feeds = Path(payload["feeds"]) / "evaluation"
-    metric = metrics.load(recipe.evaluate.metric, recipe.base) if recipe.evaluate.metric else None
+    named = recipe.evaluate.metric
+    metric = user_code.load(named, recipe.base, what="evaluate.metric") if named else None
     comparison = Comparison(kind=recipe.evaluate.kind, metric=metric)
     total = batches.count(feeds)
     rows = zip(

@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from optimize.engines.base import AxisRange, BuildRequest, Engine
+from optimize.evaluate.accuracy import Comparison, Kind
 from optimize.pipeline import batches
 from passes.base import Runner
 
@@ -45,14 +46,12 @@ class StoredJudge:
     engine: Engine
     ranges: Mapping[str, AxisRange]
     scratch: Path
-    kind: str
+    kind: Kind
     simulate: Callable[[ir.Model], ir.Model]
     _expected: list[dict[str, Array]] = dataclasses.field(default_factory=list)
 
     def accuracy(self, model: ir.Model) -> dict[str, float]:
         """Mean cosine, SQNR in dB and relative L2 of the worst output against the unquantized model."""
-        from optimize.evaluate.accuracy import Comparison
-
         if not self._expected:
             runner = self.calibration.runner
             self._expected = [runner(self.reference, feeds) for feeds in self.calibration.feeds()]

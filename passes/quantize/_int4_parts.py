@@ -111,8 +111,7 @@ class Int4Parts:
         codes = made.codes
         if weight.summed % self._block:
             full = tuple(
-                self._blocks * self._block if i == weight.axis else size
-                for i, size in enumerate(weight.shape)
+                self._blocks * self._block if i == weight.axis else size for i, size in enumerate(weight.shape)
             )
             nibbles = numerics.unpack_4bit(codes, full, numerics.UINT4)
             codes = numerics.pack_4bit(nibbles.take(range(weight.summed), axis=weight.axis))

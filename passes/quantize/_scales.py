@@ -43,9 +43,7 @@ def from_range(scale_dtype: npt.DTypeLike, *, asymmetric: bool) -> Choose:
     return choose
 
 
-def least_squares(
-    scale_dtype: npt.DTypeLike, *, asymmetric: bool, importance: Float32 | None = None
-) -> Choose:
+def least_squares(scale_dtype: npt.DTypeLike, *, asymmetric: bool, importance: Float32 | None = None) -> Choose:
     """The scale with the least (weighted) squared error.
 
     Each clipping ratio gives a rounding. For each rounding the best scale has a closed form,

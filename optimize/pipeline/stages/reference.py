@@ -19,7 +19,7 @@ def run(payload: Mapping[str, Any], directory: Path, progress: Progress) -> dict
     Raises:
         StageFailed: When the original's outputs cannot serve as a reference.
     """
-    from optimize.evaluate import accuracy
+    from optimize.evaluate import plausible
 
     recipe = opening.recipe_from(payload)
     feeds = Path(payload["feeds"]) / "evaluation"
@@ -32,9 +32,7 @@ def run(payload: Mapping[str, Any], directory: Path, progress: Progress) -> dict
                 yield session.run(batch)
 
         batches.write(directory / "reference", outputs())
-    problem = accuracy.implausible(
-        batches.read(directory / "reference"), list(batches.labels(feeds)), kind=recipe.evaluate.kind
-    )
+    problem = plausible.implausible(zip(batches.read(directory / "reference"), batches.labels(feeds), strict=True))
     if problem:
         raise StageFailed(f"the original model is no sound reference: {problem}")
     return {"batches": total}
