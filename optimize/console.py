@@ -33,6 +33,11 @@ def out(text: str = "") -> None:
     sys.stdout.write(printable(text) + "\n")
 
 
+def out_document(text: str) -> None:
+    """A whole document to stdout as it is; its writer has escaped what is foreign, by the format's own rules."""
+    sys.stdout.write(text)
+
+
 def out_json(data: Any) -> None:
     """A result for machines, to stdout."""
     sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from optimize import console, errors
-from optimize.cli import bench, cache, check, convert, doctor, inspect, passes, recipe, run, sweep
+from optimize.cli import bench, cache, check, convert, doctor, inspect, passes, recipe, report, run, sweep
 from optimize.cli.settings import settings
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ app.command("sweep")(sweep.sweep)
 app.command("doctor")(doctor.doctor)
 app.add_typer(passes.app, name="passes")
 app.add_typer(recipe.app, name="recipe")
+app.add_typer(report.app, name="report")
 app.add_typer(cache.app, name="cache")
 
 

@@ -88,9 +88,10 @@ FAMILIES = (
     ("fp8", re.compile(r"^(float8|fp8|mxfp8)")),
     ("int8", re.compile(r"^u?int8")),
     ("half", re.compile(r"^(float16|bfloat16|fp16|bf16)")),
-    ("float", re.compile(r"^(float32|float64|tf32|fp32)")),
+    ("float", re.compile(r"^(float|float32|float64|double|tf32|fp32)$")),
 )
 SHORT = {
+    "float": "fp32",
     "float32": "fp32",
     "float16": "fp16",
     "bfloat16": "bf16",
