@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,12 +21,39 @@ class Batch:
     Attributes:
         feeds: Array per input.
         labels: (samples,) integer class of each sample, or None.
-        samples: How many samples it holds: the size of the batch axis.
+        size: How many samples it holds.
+        inputs: The model's inputs that it was checked against.
     """
 
     feeds: Mapping[str, Array]
     labels: Array | None
-    samples: int
+    size: int
+    inputs: tuple[TensorSpec, ...]
+
+
+class Digest:
+    """sha256 over the content of batches as they pass, and one per sample."""
+
+    def __init__(self) -> None:
+        self._content = hashlib.sha256()
+        self._samples: list[str] = []
+
+    def add(self, batch: Batch) -> None:
+        """Take in one batch."""
+        for name in sorted(batch.feeds):
+            _add(self._content, name, batch.feeds[name])
+        if batch.labels is not None:
+            _add(self._content, "\0labels", batch.labels)
+        self._samples.extend(sample_digests(batch))
+
+    def hexdigest(self) -> str:
+        """Over names, types, shapes and bytes of all batches, in order."""
+        return self._content.hexdigest()
+
+    @property
+    def samples(self) -> tuple[str, ...]:
+        """One digest per sample, in order (see `sample_digests`)."""
+        return tuple(self._samples)
 
 
 def batched_inputs(inputs: Sequence[TensorSpec]) -> tuple[str, ...]:
@@ -43,27 +70,16 @@ def batched_inputs(inputs: Sequence[TensorSpec]) -> tuple[str, ...]:
     return tuple(spec.name for spec in ranked if spec.shape[0] == ranked[0].shape[0])
 
 
-def content_digest(batches: Iterable[Batch]) -> str:
-    """sha256 over names, types, shapes and bytes of all batches, in order; hexadecimal."""
-    digest = hashlib.sha256()
-    for batch in batches:
-        for name in sorted(batch.feeds):
-            _add(digest, name, batch.feeds[name])
-        if batch.labels is not None:
-            _add(digest, "\0labels", batch.labels)
-    return digest.hexdigest()
-
-
-def sample_digests(batch: Batch, inputs: Sequence[TensorSpec]) -> tuple[str, ...]:
+def sample_digests(batch: Batch) -> tuple[str, ...]:
     """One sha256 per sample, the same however the sample was padded and whatever it was batched with.
 
     Padding is what lies at the end of a dynamic axis where a whole-number or boolean input that is not zero
     throughout (an attention mask) is zero.
     """
-    batched = batched_inputs(inputs)
-    axes = {spec.name: spec.shape[1:] for spec in inputs if spec.name in batched}
+    batched = batched_inputs(batch.inputs)
+    axes = {spec.name: spec.shape[1:] for spec in batch.inputs if spec.name in batched}
     digests = []
-    for row in range(batch.samples):
+    for row in range(batch.size):
         arrays = {name: batch.feeds[name][row] for name in batched}
         digest = hashlib.sha256()
         for name, array in sorted(_without_padding(arrays, axes).items()):

@@ -13,8 +13,10 @@ import numpy as np
 from optimize import user_code
 from optimize.engines.base import AxisRange, TensorSpec
 from optimize.errors import UsageError
-from optimize.evaluate.batch import Array, Batch, batched_inputs
+from optimize.evaluate.batch import Array, Batch, Digest, batched_inputs
 from optimize.evaluate.grouping import Grouping
+
+__all__ = ["Batch", "Digest", "load_batches"]
 
 RANDOM_SAMPLES = 32
 """Samples of "random" data when the recipe says no number."""

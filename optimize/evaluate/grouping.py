@@ -53,7 +53,7 @@ class Grouping:
                     made = self._batch(whole, where)
                     if samples is not None and not isinstance(self._axis, int):
                         made = _first(made, samples - taken, self._batched)
-                    taken += made.samples
+                    taken += made.size
                     yield made
                     if samples is not None and taken >= samples:
                         return
@@ -194,7 +194,7 @@ class Grouping:
         if samples == 0:
             raise UsageError(f"{self.what}, {where}: the batch is empty.")
         feeds = {spec.name: np.ascontiguousarray(arrays[spec.name]) for spec in self.inputs}
-        return Batch(feeds, labels, samples)
+        return Batch(feeds, labels, samples, tuple(self.inputs))
 
     def _fits(
         self,
@@ -238,7 +238,8 @@ def _shapes(arrays: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
 
 def _first(batch: Batch, samples: int, batched: Sequence[str]) -> Batch:
     """The batch's first samples."""
-    if samples >= batch.samples:
+    if samples >= batch.size:
         return batch
     feeds = {name: array[:samples] if name in batched else array for name, array in batch.feeds.items()}
-    return Batch(feeds, None if batch.labels is None else batch.labels[:samples], samples)
+    labels = None if batch.labels is None else batch.labels[:samples]
+    return dataclasses.replace(batch, feeds=feeds, labels=labels, size=samples)

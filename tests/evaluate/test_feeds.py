@@ -14,7 +14,7 @@ import pytest
 
 from optimize.engines.base import AxisRange, TensorSpec
 from optimize.errors import BackendMissing, UsageError
-from optimize.evaluate.batch import Batch, batched_inputs, content_digest, sample_digests
+from optimize.evaluate.batch import Batch, Digest, batched_inputs, sample_digests
 from optimize.evaluate.feeds import load_batches
 from optimize.evaluate.index_limits import index_limits
 
@@ -37,6 +37,13 @@ def load(data: str, base: Path, inputs: Sequence[TensorSpec] = IMAGE, **options:
     return list(load_batches(data, **{**settings, **options}))
 
 
+def content_digest(batches: list[Batch]) -> str:
+    digest = Digest()
+    for batch in batches:
+        digest.add(batch)
+    return digest.hexdigest()
+
+
 def write(base: Path, body: str) -> str:
     lines = "\n".join(f"    {line}" for line in body.splitlines())
     (base / "data.py").write_text(f"import numpy as np\ndef samples(**options):\n{lines}\n")
@@ -55,7 +62,7 @@ def test_single_samples_are_put_together_while_their_shapes_agree(tmp_path: Path
 
 def test_ready_batches_of_a_function_are_kept_as_they_are(tmp_path: Path) -> None:
     data = write(tmp_path, "for n in (5, 2):\n    yield {'x': np.full((n, 3), n, np.float32)}")
-    assert [batch.samples for batch in load(data, tmp_path)] == [5, 2]
+    assert [batch.size for batch in load(data, tmp_path)] == [5, 2]
 
 
 def test_a_function_is_asked_for_no_more_than_the_samples_wanted(tmp_path: Path) -> None:
@@ -64,14 +71,14 @@ def test_a_function_is_asked_for_no_more_than_the_samples_wanted(tmp_path: Path)
         "for n in range(100):\n    assert n < 6, 'too many'\n    yield {'x': np.full(3, n, np.float32)}",
     )
     batches = load(data, tmp_path, samples=6)
-    assert [batch.samples for batch in batches] == [4, 2]
+    assert [batch.size for batch in batches] == [4, 2]
 
 
 def test_arrays_of_an_npz_file_are_cut_into_batches_with_their_labels(tmp_path: Path) -> None:
     x = np.arange(30, dtype=np.float32).reshape(10, 3)
     np.savez(tmp_path / "d.npz", x=x, label=np.arange(10))
     batches = load("d.npz", tmp_path, samples=6, labels="label")
-    assert [batch.samples for batch in batches] == [4, 2]
+    assert [batch.size for batch in batches] == [4, 2]
     assert np.array_equal(np.concatenate([batch.feeds["x"] for batch in batches]), x[:6])
     assert [batch.labels.tolist() for batch in batches if batch.labels is not None] == [[0, 1, 2, 3], [4, 5]]
 
@@ -174,24 +181,23 @@ def test_a_sample_has_the_same_digest_however_it_was_padded() -> None:
         ids = np.array([row + [0] * (width - len(row)) for row in rows])
         mask = np.array([[1] * len(row) + [0] * (width - len(row)) for row in rows])
         types = np.zeros_like(ids)
-        return Batch({"ids": ids, "mask": mask, "types": types}, None, len(rows))
+        return Batch({"ids": ids, "mask": mask, "types": types}, None, len(rows), inputs)
 
     inputs = (*TEXT, TensorSpec("types", "int64", ("batch", "tokens")))
-    short = sample_digests(batch([[5, 6, 7]], 3), inputs)
-    padded = sample_digests(batch([[5, 6, 7], [5, 6, 8, 9]], 5), inputs)
+    short = sample_digests(batch([[5, 6, 7]], 3))
+    padded = sample_digests(batch([[5, 6, 7], [5, 6, 8, 9]], 5))
     assert short[0] == padded[0] != padded[1]
-    assert sample_digests(batch([[5, 6]], 3), inputs) != short
+    assert sample_digests(batch([[5, 6]], 3)) != short
 
 
 def test_content_digests_tell_apart_values_types_shapes_and_labels() -> None:
     x = np.zeros((2, 2), np.float32)
     variants = [
-        Batch({"x": x}, None, 2),
-        Batch({"x": x + 1}, None, 2),
-        Batch({"x": x.astype(np.int32)}, None, 2),
-        Batch({"x": x.reshape(1, 4)}, None, 1),
-        Batch({"y": x}, None, 2),
-        Batch({"x": x}, np.zeros(2, np.int64), 2),
+        Batch({"x": x}, None, 2, IMAGE),
+        Batch({"x": x + 1}, None, 2, IMAGE),
+        Batch({"x": x.astype(np.int32)}, None, 2, IMAGE),
+        Batch({"x": x.reshape(1, 4)}, None, 1, IMAGE),
+        Batch({"x": x}, np.zeros(2, np.int64), 2, IMAGE),
     ]
     assert len({content_digest([variant]) for variant in variants}) == len(variants)
 
