@@ -1,0 +1,92 @@
+"""INT8 weights, symmetric per output channel: the scales now, the elements when they are written.
+
+Scale of channel c: max |w[..., c]| / 127 (one step in real units), or the fraction of it that gives the
+smallest squared error over the channel.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from passes import numerics
+from passes.weights import Constant
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+CLIP_FRACTIONS = tuple(float(step) for step in np.linspace(1.0, 0.7, 13))
+"""Fractions of the largest magnitude that the MSE search tries; below 0.7 no real weight gained."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ChannelWeight:
+    """A weight on its INT8 grid.
+
+    Attributes:
+        scale: (channels,) float32, one step in real units.
+        quantized: int8 elements shaped like the weight, evaluated when read.
+        axis: The channel axis.
+        zero_channels: Output channels whose weights are all zero.
+    """
+
+    scale: Array
+    quantized: ir.LazyTensor
+    axis: int
+    zero_channels: int
+
+
+def to_int8(weight: Constant, axis: int, search_clip: bool, row_scale: Array | None = None) -> ChannelWeight:
+    """Quantize a weight.
+
+    Args:
+        weight: (in, out) or (out, in / groups, *kernel), any float type.
+        axis: Axis of the output channels.
+        search_clip: Whether to search the clipping fraction with the smallest squared error per channel.
+        row_scale: (in,) factors to multiply a MatMul's weight rows with first (SmoothQuant), or None.
+
+    Raises:
+        ValueError: When the weight holds NaN or infinity.
+    """
+    by_channel = _rows(weight, axis, row_scale)
+    if not np.isfinite(by_channel).all():
+        raise ValueError(f"weight '{weight.name}' holds NaN or infinity")
+    largest = np.abs(by_channel).max(axis=1)
+    scale = numerics.symmetric_scale(largest, numerics.INT8).astype(np.float32)
+    if search_clip:
+        scale = _least_error(by_channel, scale)
+    broadcast = [1] * len(weight.shape)
+    broadcast[axis] = -1
+
+    def evaluate() -> ir.TensorProtocol:
+        values = np.asarray(weight.numpy(), np.float32)
+        if row_scale is not None:
+            values = values * row_scale[:, None]
+        steps = numerics.quantize(values, scale.reshape(broadcast), numerics.INT8)
+        return ir.tensor(np.maximum(steps, np.int8(-127)))
+
+    lazy = ir.LazyTensor(evaluate, dtype=ir.DataType.INT8, shape=ir.Shape(weight.shape))
+    return ChannelWeight(scale, lazy, axis, int((largest == 0).sum()))
+
+
+def _rows(weight: Constant, axis: int, row_scale: Array | None) -> Array:
+    """(channels, everything else) float32."""
+    values = np.asarray(weight.numpy(), np.float32)
+    if row_scale is not None:
+        values = values * row_scale[:, None]
+    rows: Array = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
+    return rows
+
+
+def _least_error(rows: Array, scale: Array) -> Array:
+    best = scale
+    least = np.full(len(scale), np.inf)
+    for fraction in CLIP_FRACTIONS:
+        tried = scale * np.float32(fraction)
+        steps = np.clip(np.rint(rows / tried[:, None]), -127, 127)
+        error = np.square(steps * tried[:, None] - rows).sum(axis=1)
+        best = np.where(error < least, tried, best)
+        least = np.minimum(least, error)
+    return best.astype(np.float32)

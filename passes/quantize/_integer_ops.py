@@ -1,0 +1,166 @@
+"""Layers in ONNX Runtime's integer operators: the form its CPU runs fastest.
+
+Before: y = MatMul(x, w) + b          (or Gemm, with transB or not)
+After:  q, s, z = DynamicQuantizeLinear(x)                                   one for all layers that read x
+        y = com.microsoft.MatMulIntegerToFloat(q, w_int8, s, w_scale, z, , b)
+
+ONNX Runtime 1.32 fuses a DynamicQuantizeLinear with a single reader into DynamicQuantizeMatMul by itself. The
+activation is uint8 on purpose: its kernel multiplies uint8 by int8 (a signed activation took 40 times as
+long), and the weights keep to -127 … 127.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from passes import numerics
+from passes.layers import Layer
+from passes.qdq import Editor, insert_after_source
+from passes.quantize._channel_weights import ChannelWeight
+
+DOMAIN = "com.microsoft"
+
+
+def refusal(layer: Layer) -> str | None:
+    """Why a layer cannot take this form, or None."""
+    if layer.node.op_type not in ("MatMul", "Gemm"):
+        return f"ONNX Runtime has no fast dynamic integer {layer.node.op_type}; use activations: static"
+    if layer.weight.dtype != ir.DataType.FLOAT:
+        return f"computes in {layer.weight.dtype.name}; ONNX Runtime's integer matmul gives FLOAT"
+    if layer.activation.dtype not in (None, ir.DataType.FLOAT):
+        return f"its activation is {layer.activation.dtype.name}; ONNX Runtime's integer matmul takes FLOAT"
+    return None
+
+
+def replace_layer(
+    editor: Editor,
+    layer: Layer,
+    weight: ChannelWeight,
+    static: tuple[float, int] | None,
+    smoothing: np.ndarray | None = None,
+    bias: np.ndarray | None = None,
+) -> ir.Node:
+    """Put the integer form in a layer's place.
+
+    Args:
+        editor: Names and sharing.
+        layer: A MatMul or Gemm that `refusal` let pass.
+        weight: Its quantized weight, (in, out).
+        static: (scale, zero point) of the uint8 activation, or None for dynamic.
+        smoothing: (in,) factors that the activation is divided by first, or None.
+        bias: (out,) replacement for the layer's bias, or None to keep its own.
+
+    Returns:
+        The new node that computes the layer.
+    """
+    source = _smoothed(editor, layer, smoothing)
+    quantized, scale, zero_point = (
+        _dynamic(editor, source, layer.graph) if static is None else _static(editor, source, layer.graph, *static)
+    )
+    stem = layer.weight.name or layer.node.name or "weight"
+    stored, weight_scale = editor.shared(
+        (
+            "integer weight",
+            layer.weight.key,
+            weight.scale.tobytes(),
+            None if smoothing is None else smoothing.tobytes(),
+        ),
+        lambda: (
+            editor.tensor(f"{stem}_int8", weight.quantized),
+            editor.constant(f"{stem}_scale", weight.scale),
+        ),
+    )
+    bias_value: ir.Value | None = None
+    if bias is not None:
+        bias_value = editor.constant(f"{stem}_bias", bias.astype(np.float32))
+    elif layer.bias is not None:
+        bias_value = _bias_value(editor, layer)
+    node = editor.node(
+        "MatMulIntegerToFloat",
+        [quantized, stored, scale, weight_scale, zero_point, None, *([bias_value] if bias_value else [])],
+        [f"{layer.output.name}_int8"],
+        like=layer.node,
+        domain=DOMAIN,
+    )
+    _take_place(layer, node)
+    return node
+
+
+def _bias_value(editor: Editor, layer: Layer) -> ir.Value:
+    assert layer.bias is not None
+    if not layer.bias.steps and layer.bias.source.is_initializer():
+        return layer.bias.source
+    made: ir.Value = editor.shared(
+        ("bias", layer.bias.key),
+        lambda: editor.constant(
+            f"{layer.bias.name if layer.bias else ''}_bias", layer.bias.numpy() if layer.bias else np.zeros(0)
+        ),
+    )
+    return made
+
+
+def _take_place(layer: Layer, node: ir.Node) -> None:
+    """Let `node` give the layer's result under the layer's name, and remove what it replaces."""
+    old = layer.output
+    new = node.outputs[0]
+    new.type, new.shape = old.type, old.shape
+    last = layer.bias_node or layer.node
+    layer.graph.insert_before(last, node)
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
+    kept = old.name
+    old.name = f"{kept}_replaced"
+    new.name = kept
+    removed = [layer.bias_node, layer.node] if layer.bias_node is not None else [layer.node]
+    for item in removed:
+        if item is not None:
+            layer.graph.remove(item, safe=True)
+
+
+def _smoothed(editor: Editor, layer: Layer, smoothing: np.ndarray | None) -> ir.Value:
+    if smoothing is None:
+        return layer.activation
+
+    def make() -> ir.Value:
+        stem = layer.activation.name or "activation"
+        factors = editor.constant(f"{stem}_smoothing", (1 / smoothing).astype(np.float32))
+        node = editor.node("Mul", [layer.activation, factors], [f"{stem}_smoothed"], like=layer.node)
+        node.outputs[0].type, node.outputs[0].shape = layer.activation.type, layer.activation.shape
+        insert_after_source(layer.activation, layer.graph, [node])
+        return node.outputs[0]
+
+    made: ir.Value = editor.shared(("smoothed", id(layer.activation), id(layer.graph), smoothing.tobytes()), make)
+    return made
+
+
+def _dynamic(editor: Editor, value: ir.Value, graph: ir.Graph) -> tuple[ir.Value, ir.Value, ir.Value]:
+    def make() -> tuple[ir.Value, ir.Value, ir.Value]:
+        stem = value.name or "activation"
+        node = editor.node(
+            "DynamicQuantizeLinear", [value], [f"{stem}_uint8", f"{stem}_scale", f"{stem}_zero_point"],
+            like=value.producer(),
+        )  # fmt: skip
+        node.outputs[0].type, node.outputs[0].shape = ir.TensorType(ir.DataType.UINT8), value.shape
+        node.outputs[1].type, node.outputs[1].shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(())
+        node.outputs[2].type, node.outputs[2].shape = ir.TensorType(ir.DataType.UINT8), ir.Shape(())
+        insert_after_source(value, graph, [node])
+        return node.outputs[0], node.outputs[1], node.outputs[2]
+
+    made: tuple[ir.Value, ir.Value, ir.Value] = editor.shared(("dynamic", id(value), id(graph)), make)
+    return made
+
+
+def _static(
+    editor: Editor, value: ir.Value, graph: ir.Graph, scale: float, zero_point: int
+) -> tuple[ir.Value, ir.Value, ir.Value]:
+    step = editor.constant(f"{value.name}_scale", np.asarray(scale, np.float32))
+    zero = editor.constant(f"{value.name}_zero_point", np.asarray(zero_point, numerics.UINT8.dtype))
+
+    def make() -> ir.Value:
+        node = editor.node("QuantizeLinear", [value, step, zero], [f"{value.name}_uint8"], like=value.producer())
+        node.outputs[0].type, node.outputs[0].shape = ir.TensorType(ir.DataType.UINT8), value.shape
+        insert_after_source(value, graph, [node])
+        return node.outputs[0]
+
+    quantized: ir.Value = editor.shared(("static", id(value), id(graph), scale, zero_point), make)
+    return quantized, step, zero
