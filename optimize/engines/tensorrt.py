@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from optimize.engines import tensorrt_build, tensorrt_device, tensorrt_library, tensorrt_plan
+from optimize.engines import (
+    tensorrt_build,
+    tensorrt_device,
+    tensorrt_library,
+    tensorrt_plan,
+    tensorrt_plugins,
+)
 from optimize.engines.base import Artifact, BuildRequest, Progress
 from optimize.engines.tensorrt_options import TensorRTOptions
 from optimize.engines.tensorrt_session import TensorRTSession
@@ -61,6 +67,7 @@ class TensorRTEngine:
                 "hardware_compatibility_level": self.options.hardware_compatibility_level,
                 "version_compatible": self.options.version_compatible,
                 "is_stripped": self.options.strip_plan,
+                "plugins": tuple(Path(plugin).name for plugin in self.options.plugins),
                 "inputs": built.inputs,
                 "outputs": built.outputs,
                 "profiles": tuple(dict(profile) for profile in built.profiles),
@@ -91,6 +98,8 @@ class TensorRTEngine:
         manifest = tensorrt_plan.read(artifact)
         library = tensorrt_library.load()
         tensorrt_plan.check_library(manifest, library)
+        tensorrt_plugins.check(manifest.plugins, self.options.plugins, artifact.name)
         device = tensorrt_device.require()
         tensorrt_plan.check_device(manifest, library, device)
+        tensorrt_plugins.load(library, self.options.plugins)
         return TensorRTSession(library, self.options, artifact, manifest, device)

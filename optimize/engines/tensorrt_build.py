@@ -11,7 +11,7 @@ from typing import Any
 import filelock
 import onnx_ir as ir
 
-from optimize.engines import tensorrt_device, tensorrt_layers, tensorrt_network
+from optimize.engines import tensorrt_device, tensorrt_layers, tensorrt_network, tensorrt_plugins
 from optimize.engines.base import BuildRequest, Progress, TensorSpec
 from optimize.engines.tensorrt_library import Library
 from optimize.engines.tensorrt_log import Messages, logger, monitor
@@ -61,6 +61,7 @@ def build(library: Library, options: TensorRTOptions, request: BuildRequest, pro
     profiles = tensorrt_network.profiles(inputs, request.ranges, options.profiles)
     messages = Messages()
     log = logger(library.api, messages)
+    tensorrt_plugins.load(library, options.plugins)
     builder = library.api.Builder(log)
     if builder is None:
         raise StageFailed(f"{library.title} cannot start building: {messages.last_error('no reason given')}")

@@ -47,6 +47,9 @@ class TensorRTOptions(EngineOptions):
         default=(),
         description="Optimization profiles, each {input: {min, opt, max}}; absent: one from the axis ranges.",
     )
+    plugins: tuple[str, ...] = pydantic.Field(
+        default=(), description="Plugin libraries to load, for building and for running."
+    )
     builder_optimization_level: int | None = pydantic.Field(
         default=None, ge=0, le=5, description="How long to search for fast kernels, 0 (quick) to 5."
     )

@@ -32,6 +32,7 @@ class Manifest(pydantic.BaseModel):
         device: The GPU it was built on; None when it was built without one.
         hardware_compatibility_level: Other GPUs it was asked to run on.
         is_stripped: Whether its weights must be put in before it runs.
+        plugins: File names of the plugin libraries it was built with.
         profiles: Shapes per optimization profile; empty when every shape is fixed.
     """
 
@@ -48,6 +49,7 @@ class Manifest(pydantic.BaseModel):
     hardware_compatibility_level: str = "none"
     version_compatible: bool = False
     is_stripped: bool = False
+    plugins: tuple[str, ...] = ()
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     profiles: tuple[dict[str, Shapes], ...] = ()

@@ -49,7 +49,8 @@ class TensorRTSession:
     def _refit(self, plan: Path) -> None:
         """Put the weights of the ONNX file into a stripped engine."""
         given = self._options.refit_from
-        model = Path(given) if given else plan.with_name(self._manifest.model)
+        beside = (plan.with_name(self._manifest.model), plan.parent.with_name(self._manifest.model))
+        model = Path(given) if given else next((path for path in beside if path.is_file()), beside[0])
         if not model.is_file():
             raise StageFailed(
                 f"{plan.name} holds no weights, and {model} to take them from is not there.",

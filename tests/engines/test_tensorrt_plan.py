@@ -16,6 +16,7 @@ from optimize.engines.base import BuildRequest
 from optimize.engines.tensorrt import TensorRTEngine
 from optimize.engines.tensorrt_device import Device
 from optimize.engines.tensorrt_library import FLAVOURS, Library
+from optimize.engines.tensorrt_options import TensorRTOptions
 from optimize.errors import MISSING, STAGE_FAILED, BackendMissing, StageFailed
 
 RELU = """
@@ -82,6 +83,21 @@ def test_a_plan_of_the_other_flavour_names_both(plan: Path) -> None:
     edit(plan, flavour="tensorrt", version="11.1.0")
     with pytest.raises(StageFailed, match=r"built by TensorRT 11\.1\.0, here is TensorRT for RTX"):
         TensorRTEngine().open(plan)
+
+
+@pytest.mark.tensorrt
+def test_a_plan_built_with_plugins_names_the_library_that_is_missing(plan: Path) -> None:
+    edit(plan, plugins=["libfast.so"])
+    with pytest.raises(BackendMissing, match=r"engine\.plan needs the plugin library libfast\.so"):
+        TensorRTEngine().open(plan)
+
+
+@pytest.mark.tensorrt
+def test_a_plugin_library_that_is_not_there_is_named(tmp_path: Path) -> None:
+    onnx.save(onnx.parser.parse_model(RELU), tmp_path / "model.onnx")
+    engine = TensorRTEngine(TensorRTOptions(plugins=("/nowhere/libfast.so",)))
+    with pytest.raises(BackendMissing, match=r"plugin library /nowhere/libfast\.so cannot be opened"):
+        engine.build(BuildRequest(tmp_path / "model.onnx", tmp_path), lambda *step: None)
 
 
 @pytest.mark.tensorrt
