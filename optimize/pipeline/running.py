@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from optimize import errors
-from optimize.facts import AccuracyResult, ModelFacts, PassRecord, StageRecord, ThroughputResult
+from optimize.facts import AccuracyResult, LayerFact, ModelFacts, PassRecord, StageRecord, ThroughputResult
 from optimize.pipeline import environment, opening, outputs, preflight
 from optimize.pipeline.executing import Executor, Watcher
 from optimize.pipeline.store import Entry, Store
@@ -328,6 +328,9 @@ class _Run:
             optimized=ModelFacts.model_validate(self.passes.facts["facts"]) if self.passes else None,
             passes=tuple(
                 PassRecord.model_validate(item) for item in (self.passes.facts["passes"] if self.passes else ())
+            ),
+            layers=tuple(
+                LayerFact.model_validate(item) for item in (self.passes.facts["layers"] if self.passes else ())
             ),
             accuracy=self.accuracy,
             throughput=self.throughput,

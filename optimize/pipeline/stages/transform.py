@@ -15,7 +15,7 @@ import onnx_ir as ir
 from optimize.engines.base import Progress
 from optimize.errors import StageFailed
 from optimize.facts import AccuracyResult, PassRecord, PatternFact, SkipFact
-from optimize.pipeline import comparing, digests, model_facts, opening
+from optimize.pipeline import comparing, digests, layer_facts, model_facts, opening
 from optimize.pipeline.watching import StoredCalibration, StoredJudge
 from passes import registry, saving
 from passes.base import Pass, PassContext, PassFailed, PassResult
@@ -52,12 +52,14 @@ def run(payload: Mapping[str, Any], directory: Path, progress: Progress) -> dict
         path = directory / "model.onnx"
         saving.save(model, path)
     sha256, size = model_facts.digest(path, digests.of_file)
-    facts = model_facts.of(ir.load(path), size)
+    saved = ir.load(path)
+    facts = model_facts.of(saved, size)
     return {
         "model": "model.onnx",
         "sha256": sha256,
         "passes": records,
         "facts": facts.model_dump(mode="json"),
+        "layers": [layer.model_dump(mode="json") for layer in layer_facts.of(saved)],
     }
 
 
