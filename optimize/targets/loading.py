@@ -1,4 +1,4 @@
-"""Reads a target from `optimize/targets/<name>.yaml`: a device's facts, then what each engine adds."""
+"""Reads a target from `optimize/targets/<name>.yaml`: a device's facts, then what its family's engines add."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from optimize.errors import UsageError
 from passes.target import Target
 
 _FOLDER = Path(__file__).parent
+OWN_PROCESSOR = "cpu"
+"""The target whose instruction sets are those of the machine at hand."""
 _CPU_INSTRUCTIONS = (
     "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16",
     "amx_tile", "amx_int8", "amx_bf16", "asimd", "asimddp", "i8mm", "sve",
@@ -27,7 +29,7 @@ def names() -> tuple[str, ...]:
 
 def engines_of(name: str) -> tuple[str, ...]:
     """The engines that a target lists, without loading its facts into types."""
-    return tuple(_read(name)["engines"])
+    return tuple(_engines(_read(name)))
 
 
 def load(name: str, engine_kind: str) -> Target:
@@ -39,20 +41,27 @@ def load(name: str, engine_kind: str) -> Target:
     if name not in names():
         raise UsageError(f"target: no target is called '{name}'.", hint=f"Known: {', '.join(names())}.")
     data = dict(_read(name))
-    engines = data.pop("engines")
+    engines = _engines(data)
+    del data["family"]
     if engine_kind not in engines:
         raise UsageError(
             f"target '{name}' is not run by the engine '{engine_kind}'.",
             hint=f"Engines for it: {', '.join(engines)}.",
         )
-    engine = engines[engine_kind]
+    engine = dict(engines[engine_kind])
     sources = {**data.pop("sources", {}), **engine.pop("sources", {})}
     facts = {**data, **engine, "name": name, "sources": sources}
-    if facts["device"] == "cpu":
+    if name == OWN_PROCESSOR:
         facts["instructions"] = cpu_instructions()
     return Target.model_validate(facts)
 
 
+def _engines(data: dict[str, Any]) -> dict[str, Any]:
+    """What each engine does on the device's family."""
+    return _read(f"families/{data['family']}")
+
+
+@functools.cache
 def _read(name: str) -> dict[str, Any]:
     data: dict[str, Any] = YAML(typ="safe", pure=True).load(_FOLDER / f"{name}.yaml")
     return data

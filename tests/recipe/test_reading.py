@@ -113,8 +113,8 @@ def test_pytorch_is_no_engine_for_the_result(faults: Faults) -> None:
 
 
 def test_an_engine_that_the_target_does_not_have_is_refused(faults: Faults) -> None:
-    (fault,) = faults("target: h200\n", whole=False)
-    assert fault.startswith("recipe.yaml:2:9: target: target 'h200' is not run by the engine 'onnxruntime'.")
+    (fault,) = faults("target: cpu\nengine: tensorrt\n", whole=False)
+    assert fault.startswith("recipe.yaml:2:9: target: target 'cpu' is not run by the engine 'tensorrt'.")
 
 
 def test_a_name_that_would_leave_the_output_folder_is_refused(faults: Faults) -> None:
