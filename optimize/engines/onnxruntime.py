@@ -126,9 +126,10 @@ class OnnxRuntimeEngine:
         return self._finish(path, wanted, distance, placement, session_ops, fallen, notes, progress)
 
     def open(self, artifact: Path) -> OnnxRuntimeSession:
-        """Open what `build` made.
+        """Open what `build` made, or any other ONNX file, which is then optimised as the options say.
 
         Raises:
+            UsageError: When there is no such file.
             StageFailed: When a file is missing, damaged, or made by another version or for another provider.
             BackendMissing: When the provider is missing.
         """
@@ -136,6 +137,8 @@ class OnnxRuntimeEngine:
 
         self._require()
         manifest = _manifest(artifact)
+        if manifest is None:
+            return OnnxRuntimeSession(artifact, self._settings())
         version = importlib.metadata.version(_distribution())
         if manifest["version"] != version:
             raise StageFailed(
@@ -186,7 +189,9 @@ class OnnxRuntimeEngine:
         if self.options.provider in ("tensorrt", "tensorrt-rtx"):
             # compiled nodes cannot be serialised as ONNX; their own context format can
             return self._save_compiled(model, path, settings)
-        with OnnxRuntimeSession(model, dataclasses.replace(settings, save_to=path)):
+        # nothing runs here, so weights need no packed copies
+        config = {**settings.config, "session.disable_prepacking": "1"}
+        with OnnxRuntimeSession(model, dataclasses.replace(settings, save_to=path, config=config)):
             pass
         return OnnxRuntimeSession(path, dataclasses.replace(settings, level="disable"))
 
@@ -296,15 +301,17 @@ def _integer_nodes(path: Path) -> frozenset[str]:
     )
 
 
-def _manifest(artifact: Path) -> dict[str, Any]:
+def _manifest(artifact: Path) -> dict[str, Any] | None:
+    """What `build` wrote beside its artifact; None for a file that it did not make."""
     path = artifact.parent / MANIFEST_FILE
+    if not path.is_file():
+        return None
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StageFailed(
-            f"{artifact.name}: '{MANIFEST_FILE}' beside it is missing or damaged. Build it again."
-        ) from error
-    return manifest
+        is_ours = artifact.name in manifest["files"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StageFailed(f"{artifact.name}: '{MANIFEST_FILE}' beside it is damaged. Build it again.") from error
+    return manifest if is_ours else None
 
 
 def _distribution() -> str:

@@ -110,6 +110,13 @@ class OnnxRuntimeSession:
         self._device = "cpu" if self.providers[0] == CPU else "cuda"
         self._plain = not any(spec.dtype in _ML_DTYPES for spec in self.inputs + self.outputs)
 
+    @property
+    def title(self) -> str:
+        """As reports spell it: "onnxruntime 1.32.0, CPU, 2 threads"."""
+        where = self.providers[0].removesuffix("ExecutionProvider")
+        plural = "s" if self.threads != 1 else ""
+        return f"onnxruntime {onnxruntime.__version__}, {where}, {self.threads} thread{plural}"
+
     def run(self, feeds: Feeds) -> dict[str, np.ndarray[Any, Any]]:
         """Run once on host arrays; every declared output comes back, by name."""
         self._check(feeds)

@@ -171,6 +171,16 @@ def test_an_artifact_of_another_version_is_refused(plain: Path) -> None:
         engine.open(artifact.path)
 
 
+def test_any_onnx_file_opens_and_a_damaged_manifest_is_refused(plain: Path) -> None:
+    engine, artifact = build(plain)
+    with engine.open(plain) as session:
+        assert session.title.endswith("CPU, 1 thread")
+        assert session.settings.level == "all"
+    artifact.path.with_name("engine.json").write_text("{")
+    with pytest.raises(StageFailed, match=r"'engine.json' beside it is damaged"):
+        engine.open(artifact.path)
+
+
 def test_a_node_without_a_kernel_is_named(tmp_path: Path) -> None:
     model = onnx.parser.parse_model(
         """<ir_version: 10, opset_import: ["": 22]>
