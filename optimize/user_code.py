@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -145,7 +146,11 @@ def _place(error: BaseException, file: Path | None) -> str:
 
 
 def _import_file(path: Path) -> ModuleType:
-    name = f"_user_{path.stem}_{abs(hash(str(path.resolve())))}"
+    status = path.stat()
+    identity = hashlib.sha256(f"{path.resolve()}\0{status.st_mtime_ns}\0{status.st_size}".encode())
+    name = f"_user_{path.stem}_{identity.hexdigest()[:12]}"
+    if name in sys.modules:
+        return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"'{path.name}' is not a Python file")
