@@ -53,14 +53,12 @@ def _store(
     into: Path,
     progress: Progress,
 ) -> tuple[dict[str, Any], set[str]]:
-    from optimize.evaluate import batch, feeds
+    from optimize.evaluate import feeds
 
     what = into.name
-    samples = 0
-    shared: set[str] = set()
+    digest = feeds.Digest()
 
     def stored() -> Iterator[dict[str, np.ndarray[Any, Any]]]:
-        nonlocal samples
         loaded = feeds.load_batches(
             spec.data,
             samples=spec.samples,
@@ -74,23 +72,19 @@ def _store(
             limits=limits,
         )
         for item in loaded:
-            samples += item.samples
-            shared.update(batch.sample_digests(item, inputs))
-            progress(f"reading {what} data", samples, spec.samples or 0)
+            digest.add(item)
+            progress(f"reading {what} data", len(digest.samples), spec.samples or 0)
             arrays = dict(item.feeds)
             if item.labels is not None:
                 arrays[batches.LABELS] = item.labels
             yield arrays
 
     count = batches.write(into, stored())
+    samples = len(digest.samples)
     if not samples:
         raise UsageError(f"{what}: '{spec.data}' holds no samples.", hint="Point `data` at something that does.")
-    kept = (
-        batch.Batch(arrays, labels_of, 0)
-        for arrays, labels_of in zip(batches.read(into), batches.labels(into), strict=True)
-    )
-    digest = batch.content_digest(kept)
-    return {"data": spec.data, "samples": samples, "batches": count, "sha256": digest}, shared
+    facts = {"data": spec.data, "samples": samples, "batches": count, "sha256": digest.hexdigest()}
+    return facts, set(digest.samples)
 
 
 def _limits(payload: Mapping[str, Any], recipe: Recipe) -> Mapping[str, int] | None:
