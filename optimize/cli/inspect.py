@@ -44,9 +44,10 @@ def _row(label: str, *cells: str) -> None:
 
 
 def _facts(path: Path) -> ModelFacts:
+    from optimize import onnx_files
     from optimize.pipeline import model_facts
     from optimize.sources import onnx_load
 
     model = onnx_load.load_onnx(path)
-    size = sum(item.stat().st_size for item in model_facts.files_of(path))
+    size = sum(item.stat().st_size for item in onnx_files.files_of(path))
     return model_facts.of(model, size)

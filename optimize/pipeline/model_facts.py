@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
@@ -51,24 +49,3 @@ def describe(value: ir.Value) -> dict[str, Any]:
     if value.shape is not None:
         shape = [dim if isinstance(dim, int) else dim.value for dim in value.shape]
     return {"name": value.name, "dtype": value.dtype.name.lower() if value.dtype else None, "shape": shape}
-
-
-def files_of(path: Path) -> list[Path]:
-    """The ONNX file and every external data file its weights point to, in name order after it."""
-    model = ir.load(path)
-    found: set[Path] = set()
-    for graph in (model.graph, *model.graph.subgraphs()):
-        for value in graph.initializers.values():
-            if isinstance(value.const_value, ir.ExternalTensor):
-                found.add(Path(value.const_value.path))
-    return [path, *sorted(found)]
-
-
-def digest(path: Path, of_file: Any) -> tuple[str, int]:
-    """sha256 over an ONNX file and its external data, and their bytes together."""
-    total = hashlib.sha256()
-    size = 0
-    for file in files_of(path):
-        total.update(of_file(file).encode())
-        size += file.stat().st_size
-    return total.hexdigest(), size

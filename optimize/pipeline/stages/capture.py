@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from optimize import onnx_files
 from optimize.engines.base import Progress
 from optimize.pipeline import digests, model_facts, opening
 
@@ -24,7 +25,7 @@ def run(payload: Mapping[str, Any], directory: Path, progress: Progress) -> dict
         path, name = directory / "model.onnx", "model.onnx"
         progress("saving the exported model", 0, 1)
         saving.save(captured.model, path)
-    sha256, size = model_facts.digest(path, digests.of_file)
+    sha256, size = onnx_files.digest(path, digests.of_file)
     return {
         "model": name,
         "sha256": sha256,

@@ -12,6 +12,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from optimize import onnx_files
 from optimize.engines.base import Progress
 from optimize.errors import StageFailed
 from optimize.facts import AccuracyResult, PassRecord, PatternFact, SkipFact
@@ -51,7 +52,7 @@ def run(payload: Mapping[str, Any], directory: Path, progress: Progress) -> dict
         progress("saving the optimised model", len(recipe.passes), len(recipe.passes))
         path = directory / "model.onnx"
         saving.save(model, path)
-    sha256, size = model_facts.digest(path, digests.of_file)
+    sha256, size = onnx_files.digest(path, digests.of_file)
     saved = ir.load(path)
     facts = model_facts.of(saved, size)
     return {
