@@ -1,0 +1,328 @@
+"""Feeds broken and hostile files to everything that reads one: `python -m tests.reliability.fuzz --cases 100000`.
+
+A case passes when the file is taken, or refused by one of this project's errors: exit code 2 or 4, a short
+message, within ten seconds and two gigabytes. Anything else (another exception, a hang, a dead process) is a
+failure; its input is kept. Writes `docs/reliability/fuzz.json`. With `--atheris NAME`, coverage guides the inputs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import io
+import json
+import multiprocessing
+import random
+import resource
+import signal
+import sys
+import tempfile
+import time
+import zipfile
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from tests.support import tiny
+
+RESULT = Path("docs/reliability/fuzz.json")
+SECONDS = 10
+MEMORY_BYTES = 2_000_000_000
+LONGEST_MESSAGE = 4_000
+"""Characters; a recipe's error lists every fault, a line each."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """Something that reads a file.
+
+    Attributes:
+        seeds: Valid files, from which cases are made.
+        read: Reads the file at a path.
+        suffix: Of the file's name.
+    """
+
+    seeds: tuple[bytes, ...]
+    read: Callable[[Path], object]
+    suffix: str
+
+
+def recipes() -> Reader:
+    """Recipe files."""
+    from optimize.recipe import reading
+
+    rich = tiny.RECIPE + (
+        "  speedup.min: 1.5\n  size.max: 40MB\ncalibration: {data: tiny.npz, samples: 8}\nseed: 3\n"
+        "extends: []\n"
+    )
+    with_passes = tiny.RECIPE.replace("  - ${passes}", "  - clean\n  - fuse\n  - quantize.int8: {activations: dynamic}")
+    seeds = (tiny.RECIPE.encode(), rich.encode(), with_passes.encode())
+    return Reader(seeds, reading.load, ".yaml")
+
+
+def models() -> Reader:
+    """ONNX files."""
+    from optimize.sources.onnx_file import OnnxSource
+
+    def read(path: Path) -> object:
+        return OnnxSource(path=path.name, base=path.parent).capture(lambda *_: None)
+
+    with tempfile.TemporaryDirectory() as folder:
+        small = tiny.write_model(Path(folder) / "m.onnx", width=4).read_bytes()
+    nested = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["": 20]>
+        g (float[n, 4] x, bool c) => (float[n, 4] y) {
+            y = If (c) <then_branch = t () => (float[n, 4] a) { a = Relu(x) },
+                        else_branch = e () => (float[n, 4] b) { b = Neg(x) }>
+        }"""
+    ).SerializeToString()
+    outside = onnx.load_from_string(small)
+    weight = outside.graph.initializer[0]
+    weight.ClearField("raw_data")
+    weight.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("location", "../secret"), ("offset", "0"), ("length", "64")):
+        weight.external_data.add(key=key, value=value)
+    return Reader((small, nested, outside.SerializeToString()), read, ".onnx")
+
+
+def data_files() -> Reader:
+    """Calibration data in .npz files."""
+    from optimize.engines.base import AxisRange, TensorSpec
+    from optimize.evaluate import feeds
+
+    inputs = (TensorSpec("x", "float32", ("batch", 4)),)
+
+    def read(path: Path) -> object:
+        return list(
+            feeds.load_batches(
+                path.name,
+                samples=None,
+                batch=4,
+                arguments={},
+                base=path.parent,
+                inputs=inputs,
+                ranges={"batch": AxisRange(1, 4, 64)},
+                labels=None,
+                seed=0,
+            )
+        )
+
+    good, pickled = io.BytesIO(), io.BytesIO()
+    np.savez(good, x=np.ones((8, 4), np.float32))
+    np.savez(pickled, x=np.array([{"a": 1}], dtype=object))
+    return Reader((good.getvalue(), pickled.getvalue()), read, ".npz")
+
+
+def reports() -> Reader:
+    """Earlier reports."""
+    from optimize.report import reading
+    from tests.support import reports as built
+
+    return Reader((built.report().model_dump_json().encode(),), reading.read, ".json")
+
+
+def safetensors() -> Reader:
+    """Weights of a Hugging Face folder."""
+    from safetensors.numpy import save
+
+    from optimize.sources import safetensors_header
+
+    return Reader((save({"a": np.ones((2, 3), np.float32)}),), safetensors_header.check, ".safetensors")
+
+
+READERS: dict[str, Callable[[], Reader]] = {
+    "recipe": recipes,
+    "onnx": models,
+    "npz": data_files,
+    "report": reports,
+    "safetensors": safetensors,
+}
+
+
+def mutated(seed: bytes, chance: random.Random) -> bytes:
+    """A damaged copy: flipped, cut, repeated, swapped or inserted bytes, or interesting words among them."""
+    data = bytearray(seed)
+    for _ in range(chance.choice((1, 1, 1, 2, 4, 16))):
+        kind = chance.randrange(7)
+        place = chance.randrange(len(data) + 1)
+        if kind == 0 and data:
+            data[place % len(data)] ^= 1 << chance.randrange(8)
+        elif kind == 1:
+            del data[place:]
+        elif kind == 2:
+            data[place:place] = chance.randbytes(chance.choice((1, 4, 64)))
+        elif kind == 3:
+            data[place:place] = data[place : place + chance.randrange(1, 200)]
+        elif kind == 4:
+            del data[place : place + chance.randrange(1, 50)]
+        elif kind == 5:
+            data[place:place] = chance.choice(WORDS)
+        else:
+            other = chance.randrange(len(data) + 1)
+            data[place:place] = data[min(place, other) : max(place, other)][:300]
+        if len(data) > 1 << 20:
+            del data[1 << 20 :]
+    return bytes(data)
+
+
+WORDS = (
+    b"!!python/object/apply:os.system ['true']",
+    b"&a [*a, *a]",
+    b"*a",
+    b"../../etc/passwd",
+    b"/etc/passwd",
+    b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01",
+    b"\x80" * 20,
+    b"999999999999999999999",
+    b"-1",
+    b"NaN",
+    b"1e999",
+    b"\x00",
+    b"\x1b[2J",
+    b"<script>alert(1)</script>",
+    b"${a}",
+    b"{" * 500,
+    b"[" * 500,
+    b"\n- ",
+    b": ",
+    b"?",
+)
+
+
+def zip_bombs() -> list[bytes]:
+    """Small archives that would unpack to gigabytes."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (1 << 31, 4)})
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x.npy", header.getvalue() + bytes(1 << 24))
+    return [packed.getvalue()]
+
+
+def judge(reader: Reader, data: bytes, folder: Path) -> str | None:
+    """Read one case; what is wrong with how it went, or None."""
+    from optimize.errors import STAGE_FAILED, USAGE, OptimizeError
+
+    path = folder / f"case{reader.suffix}"
+    path.write_bytes(data)
+    started = time.monotonic()
+    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    try:
+        reader.read(path)
+    except OptimizeError as error:
+        if error.exit_code not in (USAGE, STAGE_FAILED):
+            return f"exit code {error.exit_code}"
+        if not error.message or "Traceback" in error.message or len(str(error)) > LONGEST_MESSAGE:
+            return f"message of {len(str(error))} characters: {str(error)[:200]}"
+    except TimeoutError:
+        return f"no answer within {SECONDS} s"
+    except Exception as error:
+        return f"{type(error).__name__}: {str(error)[:200]}"
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    if time.monotonic() - started > SECONDS:
+        return "too slow"
+    return None
+
+
+def work(name: str, first: int, cases: int, seed: int, into: str) -> None:
+    """One process's share of cases; writes what failed as JSON lines."""
+
+    def too_late(*_: object) -> None:
+        raise TimeoutError
+
+    signal.signal(signal.SIGALRM, too_late)
+    reader = READERS[name]()
+    with tempfile.TemporaryDirectory() as folder, Path(into).open("a") as failures:
+        tiny.write_model(Path(folder) / "tiny.onnx", width=4)
+        np.savez(Path(folder) / "tiny.npz", x=np.ones((8, 4), np.float32))
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        for number in range(first, first + cases):
+            chance = random.Random(f"{seed}-{name}-{number}")
+            data = mutated(chance.choice(reader.seeds), chance)
+            Path(into + ".last").write_bytes(data)
+            problem = judge(reader, data, Path(folder))
+            grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+            if grown > MEMORY_BYTES:
+                problem = problem or f"{grown / 1e9:.1f} GB of memory"
+            if problem:
+                failures.write(json.dumps({"reader": name, "case": number, "problem": problem, "hex": data.hex()}) + "\n")
+                failures.flush()
+
+
+def fuzz(name: str, cases: int, seed: int, folder: Path, chunk: int = 2_000) -> list[dict[str, Any]]:
+    """Run `cases` cases of one reader in processes of their own; the failures, dead processes among them."""
+    into = folder / f"{name}.jsonl"
+    for first in range(0, cases, chunk):
+        process = multiprocessing.get_context("spawn").Process(
+            target=work, args=(name, first, min(chunk, cases - first), seed, str(into))
+        )
+        process.start()
+        process.join()
+        if process.exitcode != 0:
+            last = Path(f"{into}.last").read_bytes() if Path(f"{into}.last").exists() else b""
+            death = {"reader": name, "case": -1, "problem": f"process died ({process.exitcode})", "hex": last.hex()}
+            with into.open("a") as failures:
+                failures.write(json.dumps(death) + "\n")
+    if not into.exists():
+        return []
+    return [json.loads(line) for line in into.read_text().splitlines()]
+
+
+def guided(name: str, arguments: list[str]) -> None:
+    """Let coverage guide the inputs of one reader (libFuzzer's arguments apply)."""
+    import atheris
+
+    reader = READERS[name]()
+    folder = Path(tempfile.mkdtemp())
+
+    def one(data: bytes) -> None:
+        problem = judge(reader, data, folder)
+        if problem:
+            raise AssertionError(problem)
+
+    signal.signal(signal.SIGALRM, lambda *_: (_ for _ in ()).throw(TimeoutError()))
+    atheris.instrument_all()
+    atheris.Setup([sys.argv[0], *arguments], one)
+    atheris.Fuzz()
+
+
+def main() -> None:
+    """Run and write the figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cases", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", choices=sorted(READERS))
+    parser.add_argument("--atheris", choices=sorted(READERS))
+    given, rest = parser.parse_known_args()
+    if given.atheris:
+        guided(given.atheris, rest)
+        return
+    names = [given.only] if given.only else list(READERS)
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        failures = {name: fuzz(name, given.cases // len(names), given.seed, Path(folder)) for name in names}
+    facts = {
+        "cases": given.cases // len(names) * len(names),
+        "seconds": round(time.monotonic() - started),
+        "seed": given.seed,
+        "failures": {name: len(found) for name, found in failures.items()},
+    }
+    for name, found in failures.items():
+        for problem, count in Counter(item["problem"] for item in found).most_common(10):
+            sys.stderr.write(f"{name}: {count} × {problem}\n")
+    RESULT.parent.mkdir(parents=True, exist_ok=True)
+    RESULT.write_text(json.dumps(facts, indent=2) + "\n")
+    if any(failures.values()):
+        kept = Path("out/fuzz-failures.json")
+        kept.parent.mkdir(exist_ok=True)
+        kept.write_text(json.dumps(failures, indent=1))
+        raise SystemExit(f"failures are kept in {kept}")
+
+
+if __name__ == "__main__":
+    main()
