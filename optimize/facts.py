@@ -153,6 +153,32 @@ class ThroughputResult(Fact):
     notes: tuple[str, ...] = ()
 
 
+class Roofline(Fact):
+    """A floor for the latency of one run.
+
+    Attributes:
+        operations: Multiplications and additions of matrix products and convolutions.
+        bytes_moved: Weights as stored, inputs and outputs.
+        precision: In which the operations were assumed to run.
+        compute_ms: Operations over the target's peak rate.
+        memory_ms: Bytes over the target's bandwidth.
+        floor_ms: The larger of both.
+        bound: "compute" or "memory".
+        sizes: Size of each dynamic axis it was counted for.
+        uncounted: Operators whose shapes could not be known; the floor is too low by their share.
+    """
+
+    operations: float
+    bytes_moved: float
+    precision: str
+    compute_ms: float
+    memory_ms: float
+    floor_ms: float
+    bound: str
+    sizes: dict[str, int]
+    uncounted: tuple[str, ...] = ()
+
+
 class ModelFacts(Fact):
     """What a graph is made of.
 

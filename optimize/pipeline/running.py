@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from optimize import errors
-from optimize.facts import AccuracyResult, LayerFact, ModelFacts, PassRecord, StageRecord, ThroughputResult
+from optimize.facts import (
+    AccuracyResult,
+    LayerFact,
+    ModelFacts,
+    PassRecord,
+    Roofline,
+    StageRecord,
+    ThroughputResult,
+)
 from optimize.pipeline import environment, opening, outputs, preflight
 from optimize.pipeline.executing import Executor, Watcher
 from optimize.pipeline.store import Entry, Store
@@ -95,6 +103,7 @@ class _Run:
         self.engine: Entry | None = None
         self.accuracy: tuple[AccuracyResult, ...] = ()
         self.throughput: ThroughputResult | None = None
+        self.roofline: Roofline | None = None
         self.blame: Blame | None = None
         self.notes: list[str] = []
 
@@ -262,8 +271,18 @@ class _Run:
             "spec": spec.model_dump(mode="json"),
             "device": environment.identity(),
         }
-        payload = {**base, **data, **shapes}
+        assert self.passes is not None
+        payload = {
+            **base,
+            **data,
+            **shapes,
+            "exported": str(opening.local(capture.directory, capture.facts["model"])),
+            "optimized": str(self.passes.directory / self.passes.facts["model"]),
+            "target": self.plan.target.model_dump(mode="json"),
+        }
         entry = self.executor.stage("throughput", inputs, {**payload, "contenders": contenders})
+        found = entry.facts["roofline"]
+        self.roofline = Roofline.model_validate(found) if found else None
         measured = ThroughputResult.model_validate(entry.facts["throughput"])
         latencies = []
         for latency in measured.contenders:
@@ -334,6 +353,7 @@ class _Run:
             ),
             accuracy=self.accuracy,
             throughput=self.throughput,
+            roofline=self.roofline,
             artifacts=outputs.artifacts(self.passes, self.engine, self.output),
             engine=dict(self.engine.facts["details"]) if self.engine else {},
             gates=outputs.judged(self),

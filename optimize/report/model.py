@@ -15,6 +15,7 @@ from optimize.facts import (
     LayerFact,
     ModelFacts,
     PassRecord,
+    Roofline,
     StageRecord,
     TensorError,
     ThroughputResult,
@@ -73,6 +74,7 @@ class Report(Fact):
     accuracy: tuple[AccuracyResult, ...] = ()
     layers: tuple[LayerFact, ...] = ()
     throughput: ThroughputResult | None = None
+    roofline: Roofline | None = None
     artifacts: tuple[ArtifactFact, ...] = ()
     engine: dict[str, Any] = {}
     gates: tuple[GateResult, ...] = ()

@@ -56,10 +56,11 @@ def recipes() -> Reader:
     from optimize.recipe import reading
 
     rich = tiny.RECIPE + (
-        "  speedup.min: 1.5\n  size.max: 40MB\ncalibration: {data: tiny.npz, samples: 8}\nseed: 3\n"
-        "extends: []\n"
+        "  speedup.min: 1.5\n  size.max: 40MB\ncalibration: {data: tiny.npz, samples: 8}\nseed: 3\nextends: []\n"
     )
-    with_passes = tiny.RECIPE.replace("  - ${passes}", "  - clean\n  - fuse\n  - quantize.int8: {activations: dynamic}")
+    with_passes = tiny.RECIPE.replace(
+        "  - ${passes}", "  - clean\n  - fuse\n  - quantize.int8: {activations: dynamic}"
+    )
     seeds = (tiny.RECIPE.encode(), rich.encode(), with_passes.encode())
     return Reader(seeds, reading.load, ".yaml")
 
@@ -250,7 +251,9 @@ def work(name: str, first: int, cases: int, seed: int, into: str) -> None:
             if grown > MEMORY_BYTES:
                 problem = problem or f"{grown / 1e9:.1f} GB of memory"
             if problem:
-                failures.write(json.dumps({"reader": name, "case": number, "problem": problem, "hex": data.hex()}) + "\n")
+                failures.write(
+                    json.dumps({"reader": name, "case": number, "problem": problem, "hex": data.hex()}) + "\n"
+                )
                 failures.flush()
 
 

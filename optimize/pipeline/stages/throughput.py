@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from optimize.engines.base import Progress, Session
+from optimize.facts import Roofline, ThroughputResult
 from optimize.pipeline import batches, opening
+from passes.target import Target
 
 
 def run(payload: Mapping[str, Any], directory: Path, progress: Progress) -> dict[str, Any]:
@@ -33,7 +35,27 @@ def run(payload: Mapping[str, Any], directory: Path, progress: Progress) -> dict
             seed=recipe.seed,
             progress=progress,
         )
-    return {"throughput": result.model_dump(mode="json")}
+    floor = _floor(payload, result)
+    return {
+        "throughput": result.model_dump(mode="json"),
+        "roofline": floor.model_dump(mode="json") if floor else None,
+    }
+
+
+def _floor(payload: Mapping[str, Any], result: ThroughputResult) -> Roofline | None:
+    """The best latency the target allows for the shapes that were timed."""
+    import onnx_ir as ir
+
+    from optimize.evaluate import roofline
+
+    sizes = {
+        axis: result.shapes[spec.name][place]
+        for spec in opening.specs_of(payload["inputs"])
+        for place, axis in enumerate(spec.shape)
+        if isinstance(axis, str)
+    }
+    models = (ir.load(payload["exported"]), ir.load(payload["optimized"]))
+    return roofline.estimate(*models, Target.model_validate(payload["target"]), sizes)
 
 
 def open_contender(payload: Mapping[str, Any], contender: str, path: str | None) -> Session:
