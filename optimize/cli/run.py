@@ -30,6 +30,9 @@ def run(
     data_only: Annotated[
         bool, typer.Option("--data-only", help="Refuse recipes that name Python code to run.")
     ] = False,
+    allow_pickle: Annotated[
+        bool, typer.Option("--allow-pickle", help="Load pickles, which run code; only from people you trust.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> int:
     """Run a recipe: capture, optimise, build, compare, time, and judge.
@@ -50,6 +53,7 @@ def run(
         store=store_folder(store),
         output=output,
         command=shlex.join(["optimize", *sys.argv[1:]]),
+        allow_pickle=allow_pickle,
         fresh=frozenset(STAGES) if "all" in (fresh or ()) else frozenset(fresh or ()),
     )
     with RunProgress() as progress:

@@ -22,9 +22,18 @@ def recipe_from(payload: Mapping[str, Any]) -> Recipe:
     return Recipe.model_validate({**payload["recipe"], "base": payload["base"]})
 
 
-def recipe_payload(recipe: Recipe) -> dict[str, Any]:
-    """What `recipe_from` reads back."""
-    return {"recipe": recipe.model_dump(mode="json"), "base": str(recipe.base.resolve())}
+def recipe_payload(recipe: Recipe, *, allow_pickle: bool = False) -> dict[str, Any]:
+    """What `recipe_from` and `source_from` read back."""
+    return {
+        "recipe": recipe.model_dump(mode="json"),
+        "base": str(recipe.base.resolve()),
+        "allow_pickle": allow_pickle,
+    }
+
+
+def source_from(payload: Mapping[str, Any]) -> Source:
+    """The source of the recipe that the parent sent along."""
+    return source_of(recipe_from(payload), allow_pickle=payload["allow_pickle"])
 
 
 def ranges_of(data: Mapping[str, Mapping[str, int]]) -> dict[str, AxisRange]:
@@ -42,8 +51,8 @@ def specs_data(specs: tuple[TensorSpec, ...]) -> list[dict[str, Any]]:
     return [{"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)} for spec in specs]
 
 
-def source_of(recipe: Recipe) -> Source:
-    """The source a recipe names; touches no file."""
+def source_of(recipe: Recipe, *, allow_pickle: bool = False) -> Source:
+    """The source a recipe names; touches no file. Pickles are read only when the user allowed it."""
     spec = recipe.source
     ranges = {name: AxisRange(item.minimum, item.typical, item.maximum) for name, item in spec.ranges.items()}
     if isinstance(spec, TorchSourceSpec):
@@ -67,6 +76,7 @@ def source_of(recipe: Recipe) -> Source:
             input_names=spec.input_names,
             output_names=spec.output_names,
             base=recipe.base,
+            allow_pickle=allow_pickle,
         )
     if isinstance(spec, HuggingFaceSourceSpec):
         from optimize.sources.huggingface import HuggingFaceSource
@@ -78,6 +88,7 @@ def source_of(recipe: Recipe) -> Source:
             opset=spec.opset,
             ranges=ranges,
             base=recipe.base,
+            allow_pickle=allow_pickle,
         )
     assert isinstance(spec, OnnxSourceSpec)
     from optimize.sources.onnx_file import OnnxSource

@@ -35,11 +35,11 @@ class Plan:
     needs_calibration: bool
 
 
-def plan(recipe: Recipe, store: Path | None = None) -> Plan:
+def plan(recipe: Recipe, store: Path | None = None, *, allow_pickle: bool = False) -> Plan:
     """What `recipe` will do here, and what stands in the way."""
     target = loading.load(recipe.target, recipe.engine["kind"])
     problems: list[OptimizeError] = []
-    source = opening.source_of(recipe)
+    source = opening.source_of(recipe, allow_pickle=allow_pickle)
     if problem := source.check():
         problems.append(UsageError(problem) if _is_missing_file(recipe) else BackendMissing(problem))
     if problem := opening.engine_of(recipe.engine).check():

@@ -36,12 +36,14 @@ class RunOptions:
         output: Folder for the results; None: the recipe's own.
         command: What was typed, for the report.
         fresh: Steps to compute again even when stored.
+        allow_pickle: Whether files that run code when loaded may be loaded.
     """
 
     store: Path
     output: Path | None = None
     command: str = ""
     fresh: frozenset[str] = frozenset()
+    allow_pickle: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +63,7 @@ def run(recipe: Recipe, options: RunOptions, watcher: Watcher) -> RunResult:
         OptimizeError: Before the first step, when the recipe cannot run here. Later failures are in the result.
         KeyboardInterrupt: When interrupted; finished steps stay in the store.
     """
-    plan = preflight.plan(recipe, options.store)
+    plan = preflight.plan(recipe, options.store, allow_pickle=options.allow_pickle)
     if plan.problems:
         raise outputs.first_of(plan.problems)
     store = Store(options.store)
@@ -110,9 +112,12 @@ class _Run:
     def steps(self) -> None:
         """Steps 3 to 9."""
         recipe, stage = self.recipe, self.executor.stage
-        base = opening.recipe_payload(recipe)
+        base = opening.recipe_payload(recipe, allow_pickle=self.options.allow_pickle)
         spec = recipe.source.model_dump(mode="json")
-        source_files = {str(number): path for number, path in enumerate(opening.source_of(recipe).files())}
+        source_files = {
+            str(number): path
+            for number, path in enumerate(opening.source_of(recipe, allow_pickle=self.options.allow_pickle).files())
+        }
         self.capture = capture = stage(
             "capture", {"source": spec, "files": self.store.digests.of_all(source_files)}, base
         )

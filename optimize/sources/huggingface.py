@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from optimize.engines.base import Progress, Session
 from optimize.errors import StageFailed, UsageError
+from optimize.sources import safetensors_header
 from optimize.sources.axes import RangeLike
 from optimize.sources.base import Capture
 from optimize.sources.quiet import quiet
@@ -109,7 +110,10 @@ class HuggingFaceSource:
 
     def _weights(self) -> None:
         names = [path.name for path in self._path.iterdir()]
-        if any(name.endswith(".safetensors") for name in names):
+        whole = [name for name in names if name.endswith(".safetensors")]
+        if whole:
+            for name in sorted(whole):
+                safetensors_header.check(self._path / name)
             return
         pickled = [name for name in names if name.endswith(PICKLED)]
         if not pickled:

@@ -17,7 +17,7 @@ def run(payload: Mapping[str, Any], directory: Path, progress: Progress) -> dict
     from passes import saving
 
     recipe = opening.recipe_from(payload)
-    captured = opening.source_of(recipe).capture(progress)
+    captured = opening.source_from(payload).capture(progress)
     if recipe.source.kind == "onnx":
         path = (recipe.base / recipe.source.path).resolve()
         name = str(path)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from optimize.engines.base import AxisRange, Progress, TensorSpec
+from optimize.engines.base import Progress
 from optimize.errors import UsageError
 from optimize.pipeline import batches, opening
 from optimize.recipe.model import DataSpec, Recipe
@@ -21,17 +21,20 @@ def run(payload: Mapping[str, Any], directory: Path, progress: Progress) -> dict
         UsageError: When data does not fit the model's inputs, or both sets share a sample.
     """
     recipe = opening.recipe_from(payload)
-    inputs = opening.specs_of(payload["inputs"])
-    ranges = opening.ranges_of(payload["ranges"])
-    limits = _limits(payload, recipe)
+    checked_by = {
+        "inputs": opening.specs_of(payload["inputs"]),
+        "ranges": opening.ranges_of(payload["ranges"]),
+        "limits": _limits(payload, recipe),
+        "allow_pickle": payload["allow_pickle"],
+    }
     facts: dict[str, Any] = {"calibration": None}
     shared: set[str] = set()
     if recipe.calibration is not None:
         facts["calibration"], shared = _store(
-            recipe, recipe.calibration, None, inputs, ranges, limits, directory / "calibration", progress
+            recipe, recipe.calibration, None, checked_by, directory / "calibration", progress
         )
     facts["evaluation"], evaluated = _store(
-        recipe, recipe.evaluate, recipe.evaluate.labels, inputs, ranges, limits, directory / "evaluation", progress
+        recipe, recipe.evaluate, recipe.evaluate.labels, checked_by, directory / "evaluation", progress
     )
     common = shared & evaluated
     if common:
@@ -47,9 +50,7 @@ def _store(
     recipe: Recipe,
     spec: DataSpec,
     labels: str | None,
-    inputs: tuple[TensorSpec, ...],
-    ranges: Mapping[str, AxisRange],
-    limits: Mapping[str, int] | None,
+    checked_by: Mapping[str, Any],
     into: Path,
     progress: Progress,
 ) -> tuple[dict[str, Any], set[str]]:
@@ -65,11 +66,9 @@ def _store(
             batch=spec.batch,
             arguments=spec.arguments,
             base=recipe.base,
-            inputs=inputs,
-            ranges=ranges,
             labels=labels,
             seed=recipe.seed if what == "calibration" else recipe.seed + 1,
-            limits=limits,
+            **checked_by,
         )
         for item in loaded:
             digest.add(item)

@@ -24,7 +24,7 @@ def run(payload: Mapping[str, Any], directory: Path, progress: Progress) -> dict
     recipe = opening.recipe_from(payload)
     feeds = Path(payload["feeds"]) / "evaluation"
     total = batches.count(feeds)
-    with opening.source_of(recipe).original() as session:
+    with opening.source_from(payload).original() as session:
 
         def outputs() -> Iterator[dict[str, np.ndarray[Any, Any]]]:
             for done, batch in enumerate(batches.read(feeds)):

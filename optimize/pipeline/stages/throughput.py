@@ -63,7 +63,7 @@ def open_contender(payload: Mapping[str, Any], contender: str, path: str | None)
     recipe = opening.recipe_from(payload)
     threads = recipe.evaluate.throughput.threads if recipe.evaluate.throughput else None
     if contender in ("original", "compiled"):
-        return opening.source_of(recipe).original(threads=threads, compiled=contender == "compiled")
+        return opening.source_from(payload).original(threads=threads, compiled=contender == "compiled")
     assert path is not None
     options = dict(recipe.engine)
     if threads is not None and options["kind"] == "onnxruntime":
