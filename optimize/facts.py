@@ -21,8 +21,8 @@ class OutputAccuracy(Fact):
         samples: Number of samples (rows of axis 0) compared.
         max_abs: Largest absolute difference, in the output's units.
         mean_abs: Mean absolute difference.
-        relative_l2: ||y - r|| / ||r|| over all elements; None when the reference is all zero.
-        sqnr_db: 10 log10(||r||² / ||y - r||²); infinite when equal; None when the reference is all zero.
+        relative_l2: ||y - r|| / ||r|| over all elements; None when both are all zero.
+        sqnr_db: 10 log10(||r||² / ||y - r||²); infinite when equal; None when both are all zero.
         cosine: Mean over samples of the cosine of each flattened sample; None when no sample has one.
         cosine_min: The worst sample's.
         nan: NaN values in the candidate where the reference has none.
@@ -57,13 +57,24 @@ class Flip(Fact):
 
 
 class TensorError(Fact):
-    """One inner value compared between the original and the optimised graph, matched by source module."""
+    """One inner value compared between the original and the optimised graph, matched by source module.
+
+    Attributes:
+        module: The source module, or the node's name where there is none.
+        value: The value's name in the original graph.
+        op_type: The module's computing operator, else the operator that makes the value.
+        sqnr_db: As in `OutputAccuracy`, the noise of everything before included.
+        cosine: As in `OutputAccuracy`.
+        added: Noise power over signal power beyond that of the noisiest value it is computed from; None
+            when not known.
+    """
 
     module: str
     value: str
     op_type: str
     sqnr_db: float | None
     cosine: float | None
+    added: float | None = None
 
 
 class AccuracyResult(Fact):

@@ -21,8 +21,9 @@ NEGLIGIBLE_NORM = 1e-6
 class Distance:
     """Collects one output's figures batch by batch.
 
-    Zeros: a reference that is all zero has no relative distance, no SQNR and no cosine (None); a candidate
-    row that is zero where the reference is not has cosine 0, and so has one that is not where it is.
+    Zeros: zero against zero has no relative distance, no SQNR and no cosine (None); anything else against a
+    reference that is all zero is infinitely far. A candidate row that is zero where the reference is not has
+    cosine 0, and so has one that is not where it is.
 
     Not finite: where the reference is NaN or infinite the candidate must be the same, and such places count
     no further. A candidate that is not finite where the reference is makes every distance infinite.
@@ -93,7 +94,7 @@ class Distance:
 
     def _relative(self) -> tuple[float | None, float | None]:
         if self._reference_square == 0.0:
-            return None, None
+            return (None, None) if self._error_square == 0.0 else (math.inf, -math.inf)
         if self._error_square == 0.0:
             return 0.0, math.inf
         ratio = self._error_square / self._reference_square
