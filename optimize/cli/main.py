@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from optimize import console, errors
-from optimize.cli import bench, cache, check, convert, doctor, inspect, passes, recipe, report, run, sweep
+from optimize.cli import bench, bundle, cache, check, convert, doctor, inspect, passes, recipe, report, run, sweep
 from optimize.cli.settings import settings
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ app.command("doctor")(doctor.doctor)
 app.add_typer(passes.app, name="passes")
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(report.app, name="report")
+app.add_typer(bundle.app, name="bundle")
 app.add_typer(cache.app, name="cache")
 
 

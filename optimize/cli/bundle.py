@@ -1,0 +1,89 @@
+"""`optimize bundle`: hand a finished run over, and check what was handed over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from optimize import console, errors
+
+app = typer.Typer(
+    help="Hand a finished run over as one verified folder, archive or Triton repository.", no_args_is_help=True
+)
+
+BundleArgument = Annotated[
+    Path, typer.Argument(metavar="BUNDLE", help="A bundle: a folder or a .tar, .tar.gz, .tgz.", show_default=False)
+]
+DigestOption = Annotated[
+    str | None,
+    typer.Option("--sha256", help="The manifest's digest as its publisher gave it.", show_default=False),
+]
+
+
+@app.command()
+def create(
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="The output folder of `optimize run`.", show_default=False)
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="A new folder, or a file ending in .tar, .tar.gz or .tgz.")
+    ],
+    allow_failed: Annotated[
+        bool, typer.Option("--allow-failed", help="Bundle a run whose gates do not hold, too.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
+) -> None:
+    """Bundle engine, ONNX, manifest, report, recipe and scripts that make it again."""
+    import hashlib
+
+    from optimize.bundle import building
+
+    manifest = building.bundle(run, output, allow_failed=allow_failed)
+    if as_json:
+        console.out_json(manifest.model_dump(mode="json"))
+        return
+    size = sum(entry.size_bytes for entry in manifest.files)
+    console.out(f"{output}: {len(manifest.files)} files, {size:,} bytes, verdict {manifest.verdict}")
+    console.out(f"manifest sha256 {hashlib.sha256(manifest.text().encode()).hexdigest()}")
+
+
+@app.command()
+def verify(
+    bundle: BundleArgument,
+    sha256: DigestOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
+) -> int:
+    """Check every file against the manifest; an archive is read, not unpacked. Ends with 1 when it is damaged."""
+    from optimize.bundle import verifying
+
+    found = verifying.verify(bundle, sha256=sha256)
+    if as_json:
+        console.out_json(
+            {
+                "sha256": found.sha256,
+                "problems": list(found.problems),
+                "manifest": found.manifest.model_dump(mode="json"),
+            }
+        )
+    else:
+        for problem in found.problems:
+            console.err(f"error: {problem}")
+        manifest = found.manifest
+        state = "damaged" if found.problems else "sound"
+        console.out(f"{bundle}: {state}, {len(manifest.files)} files; {manifest.name}: {manifest.headline}")
+        console.out(f"manifest sha256 {found.sha256}")
+    return errors.GATE_FAILED if found.problems else errors.PASSED
+
+
+@app.command()
+def unpack(
+    bundle: BundleArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="A new folder.")],
+) -> None:
+    """Unpack an archive into a new folder, whole and verified or not at all."""
+    from optimize.bundle import archive
+
+    manifest = archive.unpack(bundle, output)
+    console.out(f"{output}: {len(manifest.files)} files of {manifest.name}")
