@@ -21,7 +21,6 @@ def run(payload: Mapping[str, Any], directory: Path, progress: Progress) -> dict
     """
     from optimize.evaluate import plausible
 
-    recipe = opening.recipe_from(payload)
     feeds = Path(payload["feeds"]) / "evaluation"
     total = batches.count(feeds)
     with opening.source_from(payload).original() as session:
