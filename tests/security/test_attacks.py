@@ -184,8 +184,8 @@ def test_a_zip_bomb_is_refused_before_it_fills_memory(folder: Path) -> None:
 
 
 def test_no_library_here_opens_a_connection(folder: Path) -> None:
-    hook = "import sys\ndef hook(event, arguments):\n    if event == 'socket.connect':\n        raise OSError('network')\n"
-    (folder / "sitecustomize.py").write_text(hook + "sys.addaudithook(hook)\n")
+    hook = "def hook(event, arguments):\n    if event == 'socket.connect':\n        raise OSError('network')\n"
+    (folder / "sitecustomize.py").write_text(f"import sys\n{hook}sys.addaudithook(hook)\n")
     result = subprocess.run(
         [sys.executable, "-m", "optimize", "run", "tiny.yaml", "--store", "store"],
         capture_output=True,
