@@ -1,0 +1,214 @@
+"""Benchmark on one NVIDIA GPU: PyTorch, torch.compile, TensorRT for RTX as exported, and ours, in turns.
+
+    python tests/benchmarks/gpu/run.py --output results [--plugins libtensorrt_plugins.so] [--cases encoder]
+
+Needs torch with CUDA, a TensorRT (any flavour) on PYTHONPATH and this repository's folder on PYTHONPATH.
+Prints a table per case and writes results/benchmark.json after each, so that a run cut short keeps its cases.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import jobs
+import numpy as np
+import torch
+import variants
+from cases import CASES, Case
+from timing import Contender, interleaved, summary
+from torch import Tensor, nn
+
+from optimize.engines.tensorrt import TensorRTEngine
+from optimize.engines.tensorrt_options import TensorRTOptions
+from optimize.targets import loading
+
+COMPILED = "torch.compile FP16 (reduce-overhead)"
+EAGER = "torch eager FP32"
+
+
+def main() -> None:
+    """Parse the command line, run the cases, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--plugins", nargs="*", default=[])
+    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--target", default="h200")
+    parser.add_argument("--seconds-per-case", type=float, default=240.0, help="limit on building the variants")
+    parser.add_argument("--max-autotune", action="store_true", help="one more contender; minutes to compile")
+    options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
+    facts: dict[str, Any] = {"environment": environment(), "rounds": options.rounds, "cases": {}}
+    for name in options.cases:
+        started = time.monotonic()
+        with tempfile.TemporaryDirectory() as scratch, torch.no_grad():
+            facts["cases"][name] = run_case(CASES[name], options, Path(scratch))
+        facts["cases"][name]["seconds"] = time.monotonic() - started
+        (options.output / "benchmark.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False))
+        print(table(facts["cases"][name]), flush=True)
+        torch.cuda.empty_cache()
+
+
+def environment() -> dict[str, Any]:
+    """What the figures were measured with."""
+    from optimize.engines import tensorrt_device, tensorrt_library
+
+    return {
+        "device": tensorrt_device.require().model_dump(),
+        "torch": torch.__version__,
+        "tensorrt": tensorrt_library.load().title,
+    }
+
+
+def run_case(case: Case, options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+    """Everything about one case: builds, errors, times."""
+    module, x = case.make(options.seed)
+    reference = module(x)
+    built = build_variants(case, module, x, reference, options, scratch)
+    with contextlib.ExitStack() as stack:
+        contenders = torch_contenders(case, module, x, reference, options, built)
+        for variant in (variants.PLAIN, *case.ours):
+            facts = built[variant.name]
+            if "failed" in facts:
+                continue
+            contenders.append(stack.enter_context(opened(variant, facts, x, options)))
+        samples = interleaved(contenders, rounds=options.rounds)
+    for contender, times in samples.items():
+        built[contender] |= {"samples_ms": times, **summary(times)}
+    rates = {name: facts["median_ms"] for name, facts in built.items() if "median_ms" in facts}
+    for name, median in rates.items():
+        built[name]["over_compile"] = median / rates[COMPILED]
+        built[name]["speedup_over_fp32_eager"] = rates[EAGER] / median
+    best = min(
+        (name for name in rates if name.startswith("ours") and built[name]["relative_error"] <= case.error_limit),
+        key=lambda name: rates[name],
+        default=None,
+    )
+    return {
+        "title": case.title, "goal_over_compile": case.goal, "error_limit": case.error_limit,
+        "best_within_error": best, "contenders": built,
+    }  # fmt: skip
+
+
+def build_variants(
+    case: Case, module: nn.Module, x: Tensor, reference: Tensor, options: argparse.Namespace, scratch: Path
+) -> dict[str, dict[str, Any]]:
+    """Export once per opset and build every variant at the same time, in processes of their own."""
+    half, sample = copy.deepcopy(module).half().cpu(), x.half().cpu()
+    feeds = scratch / "feeds.npz"
+    np.savez(feeds, x=sample.numpy())
+    models: dict[int | None, Path] = {}
+    target = loading.load(options.target, "tensorrt").model_dump(mode="json")
+    running = []
+    for index, variant in enumerate((variants.PLAIN, *case.ours)):
+        if variant.needs_plugins and not options.plugins:
+            continue
+        if variant.opset not in models:
+            folder = scratch / f"export-{variant.opset}"
+            folder.mkdir()
+            jobs.export(half, sample, folder / "model.onnx", variant.opset)
+            models[variant.opset] = folder / "model.onnx"
+        folder = scratch / f"variant-{index}"
+        job = jobs.start(variant, models[variant.opset], feeds, folder, target, options.plugins)
+        running.append((variant, job, folder))
+    until = time.monotonic() + options.seconds_per_case
+    built: dict[str, dict[str, Any]] = {
+        variant.name: {"failed": "needs --plugins"} for variant in case.ours if variant.needs_plugins
+    }
+    for variant, job, folder in running:
+        facts = jobs.finish(job, folder, until)
+        if "failed" not in facts:
+            facts["relative_error"] = jobs.relative_error(folder, reference)
+        built[variant.name] = facts
+        print(f"{case.name}: {variant.name}: {facts.get('failed') or facts['summary']}", flush=True)
+    return built
+
+
+def torch_contenders(
+    case: Case,
+    module: nn.Module,
+    x: Tensor,
+    reference: Tensor,
+    options: argparse.Namespace,
+    built: dict[str, dict[str, Any]],
+) -> list[Contender]:
+    """PyTorch's own ways, with their errors noted in `built`."""
+    stream = torch.cuda.current_stream()
+    half, sample = copy.deepcopy(module).half(), x.half()
+    found = {EAGER: lambda: module(x), "torch eager FP16": lambda: half(sample)}
+    fast, image = half, sample
+    if case.channels_last:
+        fast = copy.deepcopy(half).to(memory_format=torch.channels_last)
+        image = sample.to(memory_format=torch.channels_last)
+        found["torch eager FP16 NHWC"] = lambda: fast(image)
+    modes = {COMPILED: "reduce-overhead"}
+    if options.max_autotune:
+        modes["torch.compile FP16 (max-autotune)"] = "max-autotune"
+    for name, mode in modes.items():
+        compiled = torch.compile(fast, mode=mode)
+
+        def step(compiled: Any = compiled) -> Tensor:
+            torch.compiler.cudagraph_mark_step_begin()
+            return compiled(image)
+
+        found[name] = step
+    contenders = []
+    for name, step in found.items():
+        for _ in range(3):  # Compiling and capturing happen in the first runs.
+            y = step()
+        error = (y.float() - reference).norm() / reference.norm()
+        built[name] = {"relative_error": float(error)}
+        contenders.append(Contender(name, step, stream))
+    return contenders
+
+
+@contextlib.contextmanager
+def opened(variant: variants.Variant, facts: dict[str, Any], x: Tensor, options: argparse.Namespace) -> Any:
+    """A built variant, ready to be timed as a CUDA graph."""
+    plugins = tuple(options.plugins) if variant.needs_plugins else ()
+    engine = TensorRTEngine(TensorRTOptions(plugins=plugins))
+    with engine.open(Path(facts["plan"])) as session:
+        lane = session.lane
+        lane.bind({"x": x.half().cpu().numpy()})
+        lane.upload()
+        replay = lane.replayed(cuda_graph=True)
+        yield Contender(variant.name, replay, torch.cuda.ExternalStream(lane.stream.handle))
+
+
+def table(facts: dict[str, Any]) -> str:
+    """A case as Markdown, fastest first."""
+    lines = [
+        f"\n### {facts['title']}",
+        "| contender | median ms | middle half | over torch.compile | over FP32 eager | relative error |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    rows = facts["contenders"].items()
+    for name, row in sorted(rows, key=lambda item: item[1].get("median_ms", float("inf"))):
+        if "median_ms" not in row:
+            lines.append(f"| {name} | failed: {row.get('failed', 'not run')} |")
+            continue
+        lines.append(
+            f"| {name} | {row['median_ms']:.3f} | {row['p25_ms']:.3f} to {row['p75_ms']:.3f} | "
+            f"{row['over_compile']:.2f} | {row['speedup_over_fp32_eager']:.2f}× | {row['relative_error']:.2g} |"
+        )
+    best = facts["best_within_error"]
+    ratio = facts["contenders"][best]["over_compile"] if best else None
+    reached = ratio is not None and ratio <= facts["goal_over_compile"]
+    said = f"{best}: {ratio:.2f}" if best else "no variant of ours is within the error limit"
+    lines.append(
+        f"\nGoal: ≤ {facts['goal_over_compile']} × torch.compile at relative error ≤ {facts['error_limit']}: "
+        f"{'reached' if reached else 'missed'} ({said})."
+    )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
