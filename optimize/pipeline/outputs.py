@@ -100,18 +100,18 @@ def judged(run: Measured) -> tuple[GateResult, ...]:
     return gates.judge(run.recipe.gates, figures)
 
 
-def resolved_recipe(recipe: Recipe) -> str:
-    """The resolved recipe's YAML text."""
+def resolved_recipe(recipe: Recipe, beside: Path) -> str:
+    """The resolved recipe's YAML text, its paths reachable from the folder `beside`."""
     from optimize.recipe import resolving
 
-    return resolving.resolve(recipe)
+    return resolving.resolve(recipe, beside=beside)
 
 
 def write_report(report: Report, recipe: Recipe, output: Path) -> None:
     """Write the resolved recipe and every view of the report."""
     from optimize.report import writing
 
-    files.write_atomically(output / "recipe.resolved.yaml", resolved_recipe(recipe).encode())
+    files.write_atomically(output / "recipe.resolved.yaml", resolved_recipe(recipe, output).encode())
     writing.write(report, output)
 
 

@@ -332,7 +332,7 @@ class _Run:
 
     def report(self) -> Report:
         """The report of what was done, whole or not."""
-        resolved = outputs.resolved_recipe(self.recipe)
+        resolved = outputs.resolved_recipe(self.recipe, self.recipe.base)
         source: dict[str, Any] = {}
         if self.capture is not None:
             source = {key: self.capture.facts[key] for key in ("exporter", "notes", "checks", "inputs", "outputs")}
