@@ -64,7 +64,7 @@ def weight_rows(report: Report) -> tuple[CountRow, ...]:
     """Weight bytes per data type, the most changed first."""
     before = report.exported.weight_bytes if report.exported else {}
     after = report.optimized.weight_bytes if report.optimized else {}
-    return _counts(before, after)
+    return _counts(*({LONG.get(name, name): size for name, size in side.items()} for side in (before, after)))
 
 
 def _ops_after(report: Report) -> Mapping[str, int]:
@@ -90,6 +90,9 @@ FAMILIES = (
     ("half", re.compile(r"^(float16|bfloat16|fp16|bf16)")),
     ("float", re.compile(r"^(float|float32|float64|double|tf32|fp32)$")),
 )
+LONG = {"float": "float32", "double": "float64"}
+"""ONNX names two formats without their width."""
+
 SHORT = {
     "float": "fp32",
     "float32": "fp32",

@@ -48,7 +48,7 @@ def size(count: float | None, digits: int = 3) -> str:
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if abs(count) >= factor:
             return f"{number(count / factor, digits)} {unit}"
-    return f"{number(count, digits)} B"
+    return f"{number(count, digits)} B" if count % 1 else f"{count:,.0f} B"
 
 
 def milliseconds(value: float | None, digits: int = 3) -> str:
