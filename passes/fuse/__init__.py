@@ -4,8 +4,12 @@ DEFAULT = (
     "layer_norm",
     "rms_norm",
     "gelu",
+    "silu",
+    "rotary",
     "softmax_guard",
     "attention",
+    "conv_batch_norm",
+    "conv_bias",
     "matmul_bias",
     "skip_norm",
 )

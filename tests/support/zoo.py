@@ -27,12 +27,14 @@ class Example:
         inputs: Example inputs by name, in order.
         dynamic: Names of the dynamic dimensions per input: {"input_ids": ("batch", "tokens")}; None is fixed.
         expected: How often each pattern is in it, as its source is written.
+        optimize: Whether the exporter tidies up, which already folds batch norms.
     """
 
     module: nn.Module
     inputs: dict[str, torch.Tensor]
     dynamic: dict[str, tuple[str | None, ...]]
     expected: dict[str, int]
+    optimize: bool = True
 
 
 class Hidden(nn.Module):
@@ -64,7 +66,7 @@ def _text(name: str, **fields: Any) -> Callable[[str], Example]:
         cache = {} if name in ("Bert", "DistilBert", "Roberta") else {"use_cache": False}
         ids = torch.randint(3, 99, (2, 8))
         inputs = {"input_ids": ids, "attention_mask": torch.ones(2, 8, dtype=torch.long)}
-        axes = {key: ("batch", "tokens") for key in inputs}
+        axes = dict.fromkeys(inputs, ("batch", "tokens"))
         return Example(Hidden(model, inputs, **cache), inputs, axes, _expected(name))
 
     return build
@@ -95,12 +97,22 @@ def _expected(name: str) -> dict[str, int]:
 
 def _vit(attention: str) -> Example:
     config = transformers.ViTConfig(
-        hidden_size=32, num_hidden_layers=LAYERS, num_attention_heads=4, intermediate_size=64, image_size=16, patch_size=4
+        hidden_size=32,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        intermediate_size=64,
+        image_size=16,
+        patch_size=4,
     )
     config._attn_implementation = attention
     model = transformers.ViTModel(config, add_pooling_layer=False)
     expected = {"attention": LAYERS, "gelu": LAYERS, "matmul_bias": 6 * LAYERS}
-    return Example(Hidden(model, ("pixel_values",)), {"pixel_values": torch.randn(2, 3, 16, 16)}, {"pixel_values": ("batch", None, None, None)}, expected)
+    return Example(
+        Hidden(model, ("pixel_values",)),
+        {"pixel_values": torch.randn(2, 3, 16, 16)},
+        {"pixel_values": ("batch", None, None, None)},
+        expected,
+    )
 
 
 def _clip(attention: str) -> Example:
@@ -136,7 +148,10 @@ def _whisper(attention: str) -> Example:
     model = transformers.WhisperModel(config).encoder
     expected = {"attention": LAYERS, "gelu": LAYERS + 2}
     return Example(
-        Hidden(model, ("input_features",)), {"input_features": torch.randn(2, 8, 40)}, {"input_features": ("batch", None, None)}, expected
+        Hidden(model, ("input_features",)),
+        {"input_features": torch.randn(2, 8, 40)},
+        {"input_features": ("batch", None, None)},
+        expected,
     )
 
 
@@ -228,7 +243,8 @@ class ConvNeXtLike(nn.Module):
 
 def _image(module: type[nn.Module], **expected: int) -> Callable[[str], Example]:
     def build(attention: str) -> Example:
-        return Example(module(), {"image": torch.randn(2, 3, 32, 32)}, {"image": ("batch", None, None, None)}, expected)
+        axes: dict[str, tuple[str | None, ...]] = {"image": ("batch", None, None, None)}
+        return Example(module(), {"image": torch.randn(2, 3, 32, 32)}, axes, expected, optimize=False)
 
     return build
 
@@ -278,6 +294,7 @@ def export(name: str, attention: str = "sdpa", opset: int | None = None) -> tupl
             dynamic_shapes=shapes,
             opset_version=opset,
             verbose=False,
+            optimize=example.optimize,
             input_names=list(example.inputs),
             output_names=["result"],
         )
