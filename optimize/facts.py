@@ -65,8 +65,8 @@ class TensorError(Fact):
         op_type: The module's computing operator, else the operator that makes the value.
         sqnr_db: As in `OutputAccuracy`, the noise of everything before included.
         cosine: As in `OutputAccuracy`.
-        added: Noise power over signal power beyond that of the noisiest value it is computed from; None
-            when not known.
+        added: Noise power over signal power beyond that of the values it is computed from; None when not
+            known.
     """
 
     module: str

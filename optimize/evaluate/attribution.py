@@ -56,8 +56,9 @@ def compare_tensors(
 ) -> tuple[TensorError, ...]:
     """Compare matched inner values of both graphs, the layers that added most noise first.
 
-    What a layer added is its value's noise over signal less the noisiest matched value it is computed from:
-    a layer behind a bad one is as noisy as that one without being to blame.
+    What a layer added is its value's noise over signal less that of the matched values it is computed from: a
+    layer behind a bad one is as noisy as that one without being to blame, and relative noises of independent
+    factors add up in their product.
 
     Args:
         original: The graph before passes.
@@ -146,7 +147,7 @@ def _sound(pairs: Sequence[Match], figures: Mapping[str, OutputAccuracy], output
 def _error(pair: Match, figures: Mapping[str, OutputAccuracy], usable: Mapping[str, Match]) -> TensorError:
     found = figures[pair.original]
     noise = _noise(found)
-    inherited = max((_noise(figures[name]) for name in pair.after if name in usable), default=0.0)
+    inherited = sum(_noise(figures[name]) for name in pair.after if name in usable)
     return TensorError(
         module=pair.module,
         value=pair.original,
