@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -28,6 +28,7 @@ def bench(
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """Time models: throughput, latency minimum, mean, median and percentiles, and the ratio of two."""
+    from optimize.cli import models as opening
     from optimize.cli.progress import StepProgress
     from optimize.evaluate import throughput
 
@@ -36,9 +37,18 @@ def bench(
         sessions: dict[str, Session] = {}
         for path in models:
             name = path.name if path.name not in sessions else str(path)
-            sessions[name] = stack.enter_context(_open(path, threads))
+            sessions[name] = stack.enter_context(opening.open_model(path, threads))
         first = next(iter(sessions.values()))
-        feeds = _feeds(first, data, _sizes(sizes))
+        loaded = opening.batches_for(
+            models[0],
+            first.inputs,
+            data=str(data.resolve()) if data else None,
+            labels=None,
+            samples=None,
+            sizes=opening.sizes_of(sizes),
+            absent=1,
+        )
+        feeds = dict(next(iter(loaded)).feeds)
         result = throughput.measure(
             sessions, feeds, runs=runs, seconds=seconds, threads=threads, seed=0, progress=progress
         )
@@ -67,55 +77,3 @@ def bench(
             f"\n{ratio.of} is {ratio.ratio:.2f} × as fast as {ratio.over} (95 %: {ratio.low:.2f}–{ratio.high:.2f})"
             f"{verdict}"
         )
-
-
-def _open(path: Path, threads: int | None) -> Session:
-    from optimize.engines import registry
-    from optimize.errors import UsageError
-
-    if not path.exists():
-        raise UsageError(f"there is no file '{path}'.")
-    if path.suffix in (".plan", ".engine", ".trt"):
-        return registry.create({"kind": "tensorrt"}).open(path)
-    if path.suffix in (".onnx", ".ort"):
-        return registry.create({"kind": "onnxruntime", **({"threads": threads} if threads else {})}).open(path)
-    raise UsageError(f"'{path}' is no .onnx, .ort or .plan file.")
-
-
-def _sizes(given: list[str] | None) -> dict[str, int]:
-    from optimize.errors import UsageError
-
-    found = {}
-    for item in given or ():
-        axis, _, size = item.partition("=")
-        if not axis or not size.isdigit() or int(size) < 1:
-            raise UsageError(f"--size: expected AXIS=N, got '{item}'.")
-        found[axis] = int(size)
-    return found
-
-
-def _feeds(session: Session, data: Path | None, sizes: dict[str, int]) -> dict[str, Any]:
-    from optimize.engines.base import AxisRange
-    from optimize.evaluate import feeds
-
-    ranges = {
-        axis: AxisRange(size, size, size)
-        for spec in session.inputs
-        for axis in spec.shape
-        if isinstance(axis, str)
-        for size in [sizes.get(axis, 1)]
-    }
-    loaded = feeds.load_batches(
-        str(data.resolve()) if data else "random",
-        samples=None
-        if data
-        else max((item.typical for axis, item in ranges.items() if "batch" in axis), default=1),
-        batch=max((item.typical for axis, item in ranges.items() if "batch" in axis), default=1),
-        arguments={},
-        base=Path.cwd(),
-        inputs=session.inputs,
-        ranges=ranges,
-        labels=None,
-        seed=0,
-    )
-    return dict(next(iter(loaded)).feeds)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pydantic
-
 from optimize.errors import UsageError
+from optimize.evaluate import earlier
 from optimize.facts import AccuracyResult, GateResult, ModelFacts, OutputAccuracy, Speedup, ThroughputResult
 from optimize.figures import split_gate
 
@@ -100,19 +98,7 @@ def read_previous(path: Path) -> dict[str, Any]:
     Raises:
         UsageError: When it cannot be read.
     """
-    file = path / "report.json" if path.is_dir() else path
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"previous: cannot read '{file}' ({error.strerror}).", hint=_PREVIOUS_HINT) from error
-    except ValueError as error:
-        raise UsageError(f"previous: '{file}' is no JSON ({error}).", hint=_PREVIOUS_HINT) from error
-    if not isinstance(data, dict):
-        raise UsageError(f"previous: '{file}' is no report.", hint=_PREVIOUS_HINT)
-    return data
-
-
-_PREVIOUS_HINT = "Name the report.json of an earlier run."
+    return earlier.load(path)
 
 
 def _judge(gate: str, limit: float, figures: Mapping[str, float], speedups: Sequence[Speedup]) -> GateResult:
@@ -199,21 +185,13 @@ def _speed(throughput: ThroughputResult | None) -> Figures:
 
 def _regression(now: Figures, throughput: ThroughputResult | None, previous: Mapping[str, Any]) -> Figures:
     """Figures against the earlier report's; a latency only where both were timed alike."""
-    try:
-        accuracy = tuple(AccuracyResult.model_validate(item) for item in previous.get("accuracy") or ())
-        timed = previous.get("throughput")
-        earlier_throughput = ThroughputResult.model_validate(timed) if timed else None
-        graph = previous.get("optimized")
-        earlier_graph = ModelFacts.model_validate(graph) if graph else None
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"previous: no report that this version reads ({place}: {first['msg']}).") from None
-    before = figures_of(accuracy, earlier_throughput, None, earlier_graph)
+    report = earlier.parts(previous)
+    before = figures_of(report.accuracy, report.throughput, None, report.optimized)
+    timed = report.throughput
     alike = (
         throughput is not None
-        and earlier_throughput is not None
-        and (throughput.shapes, throughput.threads) == (earlier_throughput.shapes, earlier_throughput.threads)
+        and timed is not None
+        and (throughput.shapes, throughput.threads) == (timed.shapes, timed.threads)
     )
     figures: Figures = {}
     if alike and before.get("latency.p50") and "latency.p50" in now:

@@ -30,7 +30,11 @@ class Ratio:
 
 
 def ratio_of_medians(
-    over: Sequence[Sequence[float]], of: Sequence[Sequence[float]], rng: np.random.Generator
+    over: Sequence[Sequence[float]],
+    of: Sequence[Sequence[float]],
+    rng: np.random.Generator,
+    *,
+    together: bool = True,
 ) -> Ratio:
     """median(over) / median(of) with its percentile bootstrap interval (Efron and Tibshirani, 1993, ch. 13).
 
@@ -39,14 +43,15 @@ def ratio_of_medians(
 
     Args:
         over: Per round, the runs of one side; all rounds have the same number of runs.
-        of: The same rounds of the other side.
+        of: The same of the other side.
         rng: Draws the resamples.
+        together: Whether both sides took turns, round by round; else each side's rounds are resampled alone.
     """
     left, right = np.asarray(over, np.float64), np.asarray(of, np.float64)
-    rounds = left.shape[0]
-    if rounds >= ENOUGH_ROUNDS:
-        drawn = rng.integers(0, rounds, (RESAMPLES, rounds))
-        medians = (_medians(left[drawn]), _medians(right[drawn]))
+    if min(len(left), len(right)) >= ENOUGH_ROUNDS:
+        drawn = rng.integers(0, len(left), (RESAMPLES, len(left)))
+        other = drawn if together else rng.integers(0, len(right), (RESAMPLES, len(right)))
+        medians = (_medians(left[drawn]), _medians(right[other]))
     else:
         medians = (_resampled(left.reshape(-1), rng), _resampled(right.reshape(-1), rng))
     ratios = medians[0] / medians[1]

@@ -153,7 +153,7 @@ def test_a_previous_report_that_is_none_is_a_usage_error(tmp_path: Path) -> None
     with pytest.raises(UsageError, match="is no JSON"):
         read_previous(tmp_path)
     (tmp_path / "report.json").write_text(json.dumps({"accuracy": [{"stage": 3}]}))
-    with pytest.raises(UsageError, match="no report that this version reads"):
+    with pytest.raises(UsageError, match="none that this version reads"):
         figures_of([], None, None, None, read_previous(tmp_path))
 
 
