@@ -314,10 +314,15 @@ def _counts(before: ModelFacts | None, after: ModelFacts | None, field: str) -> 
 
 
 def _layers(before: Sequence[LayerFact], after: Sequence[LayerFact]) -> tuple[TextChange, ...]:
-    return _texts(
-        {f"{layer.name} ({layer.op_type})": _formats(layer) for layer in before},
-        {f"{layer.name} ({layer.op_type})": _formats(layer) for layer in after},
-    )
+    return _texts(_formats_by_name(before), _formats_by_name(after))
+
+
+def _formats_by_name(layers: Sequence[LayerFact]) -> dict[str, str]:
+    """A module may hold several computing nodes; its distinct formats are joined."""
+    found: dict[str, dict[str, None]] = {}
+    for layer in layers:
+        found.setdefault(layer.name, {})[_formats(layer)] = None
+    return {name: "; ".join(filter(None, formats)) for name, formats in found.items()}
 
 
 def _formats(layer: LayerFact) -> str:

@@ -17,6 +17,9 @@ from optimize.report import wording
 MOST = 20
 """Rows of a table in text and Markdown; JSON has all of them."""
 
+HEADLINES = ("accuracy.cosine", "latency.p50", "size", "memory")
+"""Figures worth the headline; task metrics are too."""
+
 SIGNS = {"better": "↑ better", "worse": "↓ worse"}
 
 Table = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
@@ -80,13 +83,23 @@ def headline(difference: Difference, verdicts: Sequence[GateResult] = ()) -> str
         return f"FAIL: {len(difference.failures)} outputs cannot be compared"
     if missed:
         return f"FAIL: {', '.join(missed)}"
-    worse = [item.name for item in difference.figures if item.direction == "worse"]
-    better = [item.name for item in difference.figures if item.direction == "better"]
-    if not worse and not better:
-        return "No significant difference" if difference.figures else "Nothing to compare"
-    parts = [f"{word}: {', '.join(names)}" for word, names in (("better", better), ("worse", worse)) if names]
-    line = "; ".join(parts)
+    told = [item for item in difference.figures if item.name in HEADLINES or item.name.startswith("metric.")]
+    parts = [
+        f"{word}: {', '.join(_short(item) for item in told if item.direction == word)}"
+        for word in ("better", "worse")
+        if any(item.direction == word for item in told)
+    ]
+    if difference.kind == "models":
+        parts += [f"cosine {wording.likeness(item.after)}" for item in told if item.name == "accuracy.cosine"]
+    line = "; ".join(parts) or ("no significant difference" if difference.figures else "nothing to compare")
     return line[0].upper() + line[1:]
+
+
+def _short(item: FigureChange) -> str:
+    name = item.name.removesuffix(".p50").removeprefix("accuracy.").removeprefix("metric.")
+    if item.unit in ("ms", "bytes") and item.before and item.after is not None:
+        return f"{name} {_percent(item.after / item.before)}"
+    return f"{name} {wording.likeness(item.before)} → {wording.likeness(item.after)}"
 
 
 def _is_failure(difference: Difference, verdicts: Sequence[GateResult]) -> bool:

@@ -70,7 +70,7 @@ def test_markdown_and_a_page_escape_what_comes_from_a_model(
     page = tmp_path / "diff.html"
     assert run(a, b, as_markdown=True, html=page) == 0
     printed = capsys.readouterr().out
-    assert printed.startswith("## ")
+    assert printed.startswith("## No significant difference")
     assert "| figure | before | after | change |" in printed
     for text in (printed, page.read_text()):
         assert "<script>" not in text
@@ -110,3 +110,13 @@ def test_an_unknown_axis_is_named(tmp_path: Path) -> None:
     a = save(tmp_path / "a.onnx", 1.0)
     with pytest.raises(UsageError, match="no input has an axis 'tokens'; there are: batch"):
         run(a, a, sizes=["tokens=3"])
+
+
+def test_the_headline_tells_what_became_better_and_worse(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a, b = save(tmp_path / "a.onnx", 1.0), save(tmp_path / "b.onnx", -1.0)
+    run(a, b, as_markdown=True)
+    assert capsys.readouterr().out.startswith("## Cosine 0.")
+    run(a, b, as_markdown=True, gates=["accuracy.cosine.min=0.9"])
+    assert capsys.readouterr().out.startswith("## FAIL: accuracy.cosine.min")

@@ -143,7 +143,7 @@ def test_changed_operators_layers_gates_and_libraries_are_listed() -> None:
         side({"MatMul": 3, "Add": 1}, "", True, "1"), side({"MatMul": 1, "Add": 1}, "int8", False, "2")
     )
     assert [(item.what, item.before, item.after) for item in found.ops] == [("MatMul", 3, 1)]
-    assert [(item.what, item.before, item.after) for item in found.layers] == [("head (MatMul)", "", "int8 weight")]
+    assert [(item.what, item.before, item.after) for item in found.layers] == [("head", "", "int8 weight")]
     assert [(item.before, item.after) for item in found.gates] == [("held", "missed")]
     assert [(item.what, item.before, item.after) for item in found.environment] == [("onnxruntime", "1", "2")]
 
