@@ -11,11 +11,13 @@ import onnx_ir as ir
 from passes import numerics
 from passes.base import PassFailed
 from passes.quantize._blocks import Blocks, quantize_blocks
+from passes.quantize._gptq import quantize_calibrated
 from passes.quantize._lazy import Parts, reading
 from passes.quantize._scales import Algorithm, chooser
 from passes.quantize._weights import Weight
 
 Array = npt.NDArray[Any]
+Float64 = npt.NDArray[np.float64]
 
 
 class Int4Parts:
@@ -27,22 +29,26 @@ class Int4Parts:
         symmetric: No zero points.
         algorithm: How scales are chosen.
         by_column: MatMulNBits' layout instead of DequantizeLinear's.
+        moments: For GPTQ, the input's second moments, `(K, K)`.
     """
 
     def __init__(
-        self, weight: Weight, block_size: int, symmetric: bool, algorithm: Algorithm, *, by_column: bool
+        self,
+        weight: Weight,
+        block_size: int,
+        symmetric: bool,
+        algorithm: Algorithm,
+        *,
+        by_column: bool,
+        moments: Float64 | None = None,
     ) -> None:
         self._weight = weight
         self._block = block_size
         self._symmetric = symmetric
         self._algorithm = algorithm
         self._by_column = by_column
+        self._moments = moments
         self._blocks = -(-weight.summed // block_size)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all parts together."""
-        return sum(tensor.nbytes for tensor in self.tensors().values())
 
     def tensors(self) -> dict[str, ir.LazyTensor]:
         """`codes`, `scales` and, if asymmetric, `zero_points`, in the order the operators take them."""
@@ -72,18 +78,8 @@ class Int4Parts:
         with reading(weight.tensor) as stored:
             array = _padded(stored, weight.axis, self._block)
             del stored
-            scale_dtype = array.dtype
             try:
-                made = quantize_blocks(
-                    array,
-                    weight.axis,
-                    self._block,
-                    chooser(self._algorithm, scale_dtype, asymmetric=not self._symmetric),
-                    scale_dtype=scale_dtype,
-                    asymmetric=not self._symmetric,
-                    signed=self._symmetric and not self._by_column,
-                    by_column=self._by_column,
-                )
+                made = self._quantize(array)
             except ValueError as fault:
                 raise PassFailed(
                     f"int4: weight '{weight.name}' cannot be quantized: {fault}. Name its node under skip, "
@@ -91,6 +87,26 @@ class Int4Parts:
                 ) from fault
             del array
         return self._as_columns(made) if self._by_column else self._as_rows(made)
+
+    def _quantize(self, array: Array) -> Blocks:
+        signed = self._symmetric and not self._by_column
+        asymmetric = not self._symmetric
+        if self._moments is not None:
+            missing = len(self._moments) - array.shape[self._weight.axis]
+            moments = np.pad(self._moments, ((0, -missing), (0, -missing)))
+            return quantize_calibrated(
+                array, self._weight.axis, self._block, moments, scale_dtype=array.dtype,
+                asymmetric=asymmetric, signed=signed, by_column=self._by_column,
+            )  # fmt: skip
+        return quantize_blocks(
+            array, self._weight.axis, self._block,
+            chooser(self._algorithm, array.dtype, asymmetric=asymmetric), scale_dtype=array.dtype,
+            asymmetric=asymmetric, signed=signed, by_column=self._by_column,
+        )  # fmt: skip
+
+    def evaluated(self) -> dict[str, ir.TensorProtocol]:
+        """The parts, made now, for algorithms whose moments cannot wait until the model is saved."""
+        return self._compute()
 
     def _as_columns(self, made: Blocks) -> dict[str, ir.TensorProtocol]:
         channels = self._weight.shape[self._weight.channel_axis]

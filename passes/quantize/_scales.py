@@ -15,17 +15,19 @@ Array = npt.NDArray[Any]
 Bytes = npt.NDArray[np.uint8]
 Float32 = npt.NDArray[np.float32]
 
-Algorithm = Literal["rtn", "mse"]
+Algorithm = Literal["rtn", "mse", "gptq"]
 
 CLIP_RATIOS = (1.0, 0.96, 0.92, 0.88, 0.84, 0.8, 0.75, 0.7)
 """Parts of a block's range that the search tries as its clipping point."""
 
 
-def chooser(algorithm: Algorithm, scale_dtype: npt.DTypeLike, *, asymmetric: bool) -> Choose:
-    """The way of choosing scales that `algorithm` names."""
+def chooser(
+    algorithm: Algorithm, scale_dtype: npt.DTypeLike, *, asymmetric: bool, importance: Float32 | None = None
+) -> Choose:
+    """The way of choosing scales that `algorithm` names; see `least_squares` for `importance`."""
     if algorithm == "rtn":
         return from_range(scale_dtype, asymmetric=asymmetric)
-    return least_squares(scale_dtype, asymmetric=asymmetric)
+    return least_squares(scale_dtype, asymmetric=asymmetric, importance=importance)
 
 
 def from_range(scale_dtype: npt.DTypeLike, *, asymmetric: bool) -> Choose:

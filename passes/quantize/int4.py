@@ -12,6 +12,7 @@ K not a multiple of the block where the target wants whole blocks.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import onnx_ir as ir
@@ -22,6 +23,7 @@ from passes.opset import lift
 from passes.quantize import _matmul_nbits
 from passes.quantize._graph import add_initializer, free_name, owning_graph, replace_weight, taken_names
 from passes.quantize._int4_parts import Int4Parts
+from passes.quantize._moments import input_moments
 from passes.quantize._scales import Algorithm
 from passes.quantize._weights import Weight, find_weights
 from passes.target import Target
@@ -50,7 +52,7 @@ class QuantizeInt4(Pass):
     algorithm: Algorithm = pydantic.Field(
         "mse",
         description="How scales are chosen: `rtn` from each block's range, `mse` by a search for the least "
-        "squared error.",
+        "squared error, `gptq` for the least output error on the calibration data (rounding included).",
     )
     form: Literal["auto", "standard", "matmulnbits"] = pydantic.Field(
         "auto",
@@ -69,6 +71,10 @@ class QuantizeInt4(Pass):
         if value not in BLOCK_SIZES:
             raise ValueError(f"block_size is {value}, needs one of {', '.join(map(str, BLOCK_SIZES))}")
         return value
+
+    def requires_calibration(self) -> bool:
+        """GPTQ measures what flows into each layer; the others look at weights alone."""
+        return self.algorithm == "gptq"
 
     def check(self, target: Target) -> str | None:
         """Why `target` cannot read what these options write, or None."""
@@ -104,15 +110,17 @@ class QuantizeInt4(Pass):
         if any(not nbits for _, nbits in kept):
             lift(model, 21, "INT4 with block scales")
         changed: list[str] = []
+        prepared: list[tuple[Weight, bool, Mapping[str, ir.TensorProtocol]]] = []
         before = after = 0
         taken = taken_names(model) if kept else set()
-        for done, (weight, nbits) in enumerate(kept):
-            context.progress("quantize.int4", done, len(kept))
+        for done, (weight, nbits, tensors) in enumerate(self._quantized(model, kept, context)):
             changed += [use.module or use.node.name or use.node.op_type for use in weight.uses]
-            parts = Int4Parts(weight, self.block_size, self.symmetric, self.algorithm, by_column=nbits)
             before += weight.tensor.nbytes
-            after += parts.nbytes
-            self._replace(weight, parts, taken, nbits=nbits)
+            after += sum(tensor.nbytes for tensor in tensors.values())
+            prepared.append((weight, nbits, tensors))
+            context.progress("quantize.int4", done + 1, len(kept))
+        for weight, nbits, tensors in prepared:
+            self._replace(weight, tensors, taken, nbits=nbits)
             if nbits:
                 model.graph.opset_imports.setdefault(_matmul_nbits.DOMAIN, 1)
         figures: dict[str, float | int | str] = {"weight bytes before": before, "weight bytes after": after}
@@ -135,11 +143,36 @@ class QuantizeInt4(Pass):
             )
         return None
 
-    def _replace(self, weight: Weight, parts: Int4Parts, taken: set[str], *, nbits: bool) -> None:
+    def _quantized(
+        self, model: ir.Model, kept: Sequence[tuple[Weight, bool]], context: PassContext
+    ) -> Iterator[tuple[Weight, bool, Mapping[str, ir.TensorProtocol]]]:
+        """Each weight with its parts: lazy, or for GPTQ made while its input's moments are at hand."""
+        calibrated: dict[str, list[tuple[Weight, bool]]] = {}
+        for weight, nbits in kept:
+            source = _observable_input(weight, model.graph) if self.algorithm == "gptq" else None
+            if source is not None:
+                calibrated.setdefault(source, []).append((weight, nbits))
+                continue
+            parts = Int4Parts(weight, self.block_size, self.symmetric, self.algorithm, by_column=nbits)
+            yield weight, nbits, parts.tensors()
+        sizes = {name: readers[0][0].summed for name, readers in calibrated.items()}
+        if not sizes:
+            return
+        for moments in input_moments(model, sizes, context, "quantize.int4"):
+            for name, moment in moments.items():
+                for weight, nbits in calibrated[name]:
+                    parts = Int4Parts(
+                        weight, self.block_size, self.symmetric, "gptq", by_column=nbits, moments=moment
+                    )
+                    yield weight, nbits, parts.evaluated()
+
+    def _replace(
+        self, weight: Weight, tensors: Mapping[str, ir.TensorProtocol], taken: set[str], *, nbits: bool
+    ) -> None:
         graph = owning_graph(weight.value)
         held: list[ir.Value | None] = [
             add_initializer(graph, free_name(taken, f"{weight.name}.{part}"), tensor)
-            for part, tensor in parts.tensors().items()
+            for part, tensor in tensors.items()
         ]
         if nbits:
             _matmul_nbits.replace_products(
@@ -156,3 +189,15 @@ class QuantizeInt4(Pass):
         output.name = free_name(taken, f"{weight.name}.dequantized")
         output.type, output.shape = ir.TensorType(weight.tensor.dtype), ir.Shape(weight.shape)
         replace_weight(weight, graph, [dequantize], output)
+
+
+def _observable_input(weight: Weight, graph: ir.Graph) -> str | None:
+    """The value that the weight's product reads rows of K numbers from, if calibration can see it."""
+    node = weight.uses[0].node
+    source = node.inputs[0]
+    transposed = node.attributes.get("transA")
+    if len(weight.shape) != 2 or node.graph is not graph or source is None:
+        return None
+    if transposed is not None and transposed.as_int():
+        return None
+    return source.name

@@ -231,3 +231,68 @@ def test_a_target_without_int4_or_with_other_blocks_is_refused_by_name() -> None
     assert "no INT4 weights; use fp8" in str(QuantizeInt4().check(without))
     with pytest.raises(ValueError, match="block_size is 48"):
         QuantizeInt4(block_size=48)
+
+
+class Recorded:
+    """Calibration over given batches, run for real."""
+
+    def __init__(self, *batches: np.ndarray) -> None:
+        self.batches = batches
+        self.samples = sum(len(batch) for batch in batches)
+
+    def feeds(self):
+        yield from ({"x": batch} for batch in self.batches)
+
+    def observe(self, model, values):
+        for feed in self.feeds():
+            yield runner.run(model, feed, values)
+
+
+def correlated(seed: int, rows: int, columns: int = 64) -> np.ndarray:
+    """Inputs as layers see them: few directions carry most of the energy."""
+    rng = np.random.default_rng(seed)
+    mixing = np.random.default_rng(5).standard_normal((8, columns))
+    values = rng.standard_normal((rows, 8)) @ mixing + 0.1 * rng.standard_normal((rows, columns))
+    return values.astype(np.float32)
+
+
+@pytest.mark.parametrize("form", ["y = MatMul(x, w)", "y = Gemm <transB = 1> (x, w)"])
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("graph_form", ["standard", "matmulnbits"])
+def test_gptq_halves_the_output_error_on_inputs_it_has_not_seen(
+    form: str, symmetric: bool, graph_form: str
+) -> None:
+    w = weight(64, 48) if "MatMul" in form else weight(48, 64)
+    unseen = correlated(1, 200)
+    original = runner.run(model_of(form, w=w), {"x": unseen})["y"]
+    calibration = Recorded(correlated(2, 100), correlated(3, 100))
+    context = PassContext(target=runner.CPU, calibration=calibration)
+
+    def error(algorithm: str) -> float:
+        model = model_of(form, w=w)
+        options = {"symmetric": symmetric, "form": graph_form, "accuracy_level": 1}
+        result = QuantizeInt4(algorithm=algorithm, **options).apply(model, context)
+        assert result.rewrites == 1
+        return float(np.linalg.norm(runner.run(model, {"x": unseen})["y"] - original))
+
+    assert error("gptq") < 0.5 * error("mse")
+
+
+def test_gptq_handles_inputs_that_calibration_never_reached() -> None:
+    inputs = correlated(4, 50)
+    inputs[:, 10:20] = 0
+    model = model_of("y = MatMul(x, w)", w=weight(64, 48))
+    QuantizeInt4(algorithm="gptq").apply(model, PassContext(target=runner.CPU, calibration=Recorded(inputs)))
+    assert np.isfinite(output(model)).all()
+
+
+def test_gptq_without_data_or_with_nan_in_it_says_what_to_do() -> None:
+    assert QuantizeInt4(algorithm="gptq").requires_calibration()
+    assert not QuantizeInt4().requires_calibration()
+    with pytest.raises(PassFailed, match="needs calibration data"):
+        QuantizeInt4(algorithm="gptq").apply(model_of("y = MatMul(x, w)", w=weight(64, 48)), ORT)
+    bad = correlated(4, 50)
+    bad[3, 3] = np.nan
+    context = PassContext(target=runner.CPU, calibration=Recorded(bad))
+    with pytest.raises(PassFailed, match="'x' is not finite"):
+        QuantizeInt4(algorithm="gptq").apply(model_of("y = MatMul(x, w)", w=weight(64, 48)), context)
