@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from optimize.engines.base import Progress
+from optimize.errors import StageFailed
 from optimize.sources.base import Capture
 from optimize.sources.export_check import check_export
 from optimize.sources.graph_specs import specs
@@ -30,7 +31,15 @@ def checked(source: TorchModel, exported: Exported, progress: Progress) -> Captu
     """
     outputs = specs(exported.model.graph.outputs)
     examples = {name: to_numpy(tensor) for name, tensor in source.inputs.items()}
-    checks = check_export(exported.model, source.session(outputs), examples, source.axes, source.ranges, progress)
+    try:
+        checks = check_export(
+            exported.model, source.session(outputs), examples, source.axes, source.ranges, progress
+        )
+    except StageFailed as error:
+        if not exported.notes:
+            raise
+        # Why the exporters before failed mostly tells why this one's graph is wrong.
+        raise StageFailed("\n".join((error.message, *exported.notes)), hint=error.hint) from error
     return Capture(
         model=exported.model,
         inputs=source.input_specs(),

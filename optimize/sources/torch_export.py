@@ -196,5 +196,7 @@ def _reason(error: BaseException) -> str:
     while seen[-1].__cause__ is not None and seen[-1].__cause__ not in seen:
         seen.append(seen[-1].__cause__)
     lines = [line.strip() for line in str(seen[-1]).splitlines() if line.strip()]
-    text = lines[0][:240] if lines else ""
+    # torch lists what is wrong with dynamic shapes as items below a general line
+    items = [line.removeprefix("- ") for line in lines if line.startswith("- ")]
+    text = (items or lines or [""])[0].partition(". ")[0][:300]
     return f"{type(seen[-1]).__name__}: {text}".rstrip(".: ")
