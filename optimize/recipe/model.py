@@ -171,10 +171,7 @@ class Heading(Section):
     schema_version: Literal[1] = pydantic.Field(
         default=1, description="Version of the recipe language; this one is 1."
     )
-    name: str = pydantic.Field(
-        description="Names the run and its output folder: letters, digits, '.', '_', '-'; "
-        "the file's name without its ending if absent."
-    )
+    name: str = pydantic.Field(description="Names the run and its output folder: letters, digits, '.', '_', '-'.")
     previous: str | None = pydantic.Field(
         default=None, description="An earlier report.json, for regression gates.", json_schema_extra=PATH
     )
