@@ -59,7 +59,8 @@ class Range:
         high: Upper end, at least 0.
         observed_low: Smallest value seen.
         observed_high: Largest value seen.
-        channel_amax: (channels,) float32 largest magnitude per channel, or None when no axis was asked for.
+        channel_low: (channels,) float32 smallest value per channel, or None when no axis was asked for.
+        channel_high: (channels,) float32 largest value per channel, or None.
         channel_mean: (channels,) float32 mean per channel, or None.
         rows: (rows, channels) float32 sample of the tensor along its channel axis, or None.
     """
@@ -68,7 +69,8 @@ class Range:
     high: float
     observed_low: float
     observed_high: float
-    channel_amax: Array | None = None
+    channel_low: Array | None = None
+    channel_high: Array | None = None
     channel_mean: Array | None = None
     rows: Array | None = None
 
@@ -76,6 +78,14 @@ class Range:
     def amax(self) -> float:
         """Largest magnitude of the chosen range: what a symmetric scale maps onto the grid's end."""
         return max(-self.low, self.high)
+
+    @property
+    def channel_amax(self) -> Array | None:
+        """(channels,) float32 largest magnitude per channel, or None."""
+        if self.channel_low is None or self.channel_high is None:
+            return None
+        amax: Array = np.maximum(-self.channel_low, self.channel_high)
+        return amax
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +161,8 @@ class _Watched:
         self.divisor = divisor
         self.histogram = Histogram()
         self.average: tuple[float, float] | None = None
-        self.amax: Array | None = None
+        self.low: Array | None = None
+        self.high: Array | None = None
         self.total: Array | None = None
         self.count = 0
         self.kept: list[Array] = []
@@ -189,9 +200,10 @@ class _Watched:
         by_row = np.moveaxis(array, self.axis, -1).reshape(-1, array.shape[self.axis])
         if self.divisor is not None:
             by_row = by_row / self.divisor
-        amax = np.maximum(by_row.max(axis=0), -by_row.min(axis=0))
+        low, high = by_row.min(axis=0), by_row.max(axis=0)
         total = by_row.sum(axis=0, dtype=np.float64)
-        self.amax = amax if self.amax is None else np.maximum(self.amax, amax)
+        self.low = low if self.low is None else np.minimum(self.low, low)
+        self.high = high if self.high is None else np.maximum(self.high, high)
         self.total = total if self.total is None else self.total + total
         self.count += len(by_row)
         if keep:
@@ -265,7 +277,7 @@ def _conclude(
             low, high = _choose(state, method, grid, symmetric)
             mean = None if state.total is None else (state.total / max(state.count, 1)).astype(np.float32)
             kept = np.concatenate(state.kept) if state.kept else None
-            found[name] = Range(low, high, histogram.low, histogram.high, state.amax, mean, kept)
+            found[name] = Range(low, high, histogram.low, histogram.high, state.low, state.high, mean, kept)
     if not found and unusable:
         name, why = next(iter(unusable.items()))
         raise PassFailed(

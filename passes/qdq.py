@@ -151,7 +151,7 @@ def fake_quantize(
 def stored_weight(
     editor: Editor,
     name: str,
-    quantized: ir.TensorProtocol,
+    stored: ir.Value,
     scale: ir.Value,
     zero_point: ir.Value | None,
     axis: int | None,
@@ -162,8 +162,8 @@ def stored_weight(
 
     Args:
         editor: Names.
-        name: Stem for the new names.
-        quantized: The stored elements, possibly lazy.
+        name: Stem for the new value's name.
+        stored: The stored elements, an initializer (`editor.tensor`).
         scale: Scalar, or (channels,) along `axis`; its type is the type of the result.
         zero_point: Shaped like `scale`, or None for zero.
         axis: The channel axis, or None per tensor.
@@ -172,13 +172,12 @@ def stored_weight(
     Returns:
         The dequantized weight.
     """
-    stored = editor.tensor(f"{name}_quantized", quantized)
     node = editor.node(
         "DequantizeLinear", [stored, scale, *([zero_point] if zero_point is not None else [])],
         [f"{name}_dequantized"], like=before, attributes={} if axis is None else {"axis": axis},
     )  # fmt: skip
     node.outputs[0].type = ir.TensorType(scale.dtype or ir.DataType.FLOAT)
-    node.outputs[0].shape = ir.Shape(quantized.shape.numpy())
+    node.outputs[0].shape = stored.shape
     graph = before.graph
     assert isinstance(graph, ir.Graph)
     graph.insert_before(before, node)

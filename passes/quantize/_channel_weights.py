@@ -33,9 +33,13 @@ class ChannelWeight:
     """
 
     scale: Array
-    quantized: ir.LazyTensor
+    quantized: ir.TensorProtocol
     axis: int
     zero_channels: int
+
+    def with_elements(self, elements: Array) -> ChannelWeight:
+        """The same scales with other int8 elements."""
+        return dataclasses.replace(self, quantized=ir.tensor(elements))
 
 
 def to_int8(weight: Constant, axis: int, search_clip: bool, row_scale: Array | None = None) -> ChannelWeight:

@@ -14,10 +14,11 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from passes import numerics
 from passes.layers import Layer
 from passes.qdq import Editor, insert_after_source
 from passes.quantize._channel_weights import ChannelWeight
+from passes.quantize._placing import Activation, Array, smoothed
+from passes.weights import Constant
 
 DOMAIN = "com.microsoft"
 
@@ -37,9 +38,9 @@ def replace_layer(
     editor: Editor,
     layer: Layer,
     weight: ChannelWeight,
-    static: tuple[float, int] | None,
-    smoothing: np.ndarray | None = None,
-    bias: np.ndarray | None = None,
+    static: Activation | None,
+    divisor: Array | None = None,
+    bias: Array | None = None,
 ) -> ir.Node:
     """Put the integer form in a layer's place.
 
@@ -47,35 +48,32 @@ def replace_layer(
         editor: Names and sharing.
         layer: A MatMul or Gemm that `refusal` let pass.
         weight: Its quantized weight, (in, out).
-        static: (scale, zero point) of the uint8 activation, or None for dynamic.
-        smoothing: (in,) factors that the activation is divided by first, or None.
+        static: The uint8 activation's quantizer, or None for dynamic.
+        divisor: (in,) factors that the activation is divided by first, or None.
         bias: (out,) replacement for the layer's bias, or None to keep its own.
 
     Returns:
         The new node that computes the layer.
     """
-    source = _smoothed(editor, layer, smoothing)
-    quantized, scale, zero_point = (
-        _dynamic(editor, source, layer.graph) if static is None else _static(editor, source, layer.graph, *static)
-    )
+    source = smoothed(editor, layer, divisor)
+    if static is None:
+        quantized, scale, zero_point = _dynamic(editor, source, layer.graph)
+    else:
+        quantized, scale, zero_point = _static(editor, source, layer.graph, static)
     stem = layer.weight.name or layer.node.name or "weight"
-    stored, weight_scale = editor.shared(
-        (
-            "integer weight",
-            layer.weight.key,
-            weight.scale.tobytes(),
-            None if smoothing is None else smoothing.tobytes(),
-        ),
-        lambda: (
-            editor.tensor(f"{stem}_int8", weight.quantized),
-            editor.constant(f"{stem}_scale", weight.scale),
-        ),
+    shared = (
+        "integer weight",
+        layer.weight.key,
+        weight.scale.tobytes(),
+        None if divisor is None else divisor.tobytes(),
     )
+    stored = editor.shared(shared, lambda: editor.tensor(f"{stem}_int8", weight.quantized))
+    weight_scale = editor.constant(f"{stem}_scale", weight.scale)
     bias_value: ir.Value | None = None
     if bias is not None:
         bias_value = editor.constant(f"{stem}_bias", bias.astype(np.float32))
     elif layer.bias is not None:
-        bias_value = _bias_value(editor, layer)
+        bias_value = _bias_value(editor, layer.bias)
     node = editor.node(
         "MatMulIntegerToFloat",
         [quantized, stored, scale, weight_scale, zero_point, None, *([bias_value] if bias_value else [])],
@@ -87,16 +85,10 @@ def replace_layer(
     return node
 
 
-def _bias_value(editor: Editor, layer: Layer) -> ir.Value:
-    assert layer.bias is not None
-    if not layer.bias.steps and layer.bias.source.is_initializer():
-        return layer.bias.source
-    made: ir.Value = editor.shared(
-        ("bias", layer.bias.key),
-        lambda: editor.constant(
-            f"{layer.bias.name if layer.bias else ''}_bias", layer.bias.numpy() if layer.bias else np.zeros(0)
-        ),
-    )
+def _bias_value(editor: Editor, bias: Constant) -> ir.Value:
+    if not bias.steps and bias.source.is_initializer():
+        return bias.source
+    made: ir.Value = editor.shared(("bias", bias.key), lambda: editor.constant(f"{bias.name}_bias", bias.numpy()))
     return made
 
 
@@ -117,22 +109,6 @@ def _take_place(layer: Layer, node: ir.Node) -> None:
             layer.graph.remove(item, safe=True)
 
 
-def _smoothed(editor: Editor, layer: Layer, smoothing: np.ndarray | None) -> ir.Value:
-    if smoothing is None:
-        return layer.activation
-
-    def make() -> ir.Value:
-        stem = layer.activation.name or "activation"
-        factors = editor.constant(f"{stem}_smoothing", (1 / smoothing).astype(np.float32))
-        node = editor.node("Mul", [layer.activation, factors], [f"{stem}_smoothed"], like=layer.node)
-        node.outputs[0].type, node.outputs[0].shape = layer.activation.type, layer.activation.shape
-        insert_after_source(layer.activation, layer.graph, [node])
-        return node.outputs[0]
-
-    made: ir.Value = editor.shared(("smoothed", id(layer.activation), id(layer.graph), smoothing.tobytes()), make)
-    return made
-
-
 def _dynamic(editor: Editor, value: ir.Value, graph: ir.Graph) -> tuple[ir.Value, ir.Value, ir.Value]:
     def make() -> tuple[ir.Value, ir.Value, ir.Value]:
         stem = value.name or "activation"
@@ -151,10 +127,10 @@ def _dynamic(editor: Editor, value: ir.Value, graph: ir.Graph) -> tuple[ir.Value
 
 
 def _static(
-    editor: Editor, value: ir.Value, graph: ir.Graph, scale: float, zero_point: int
+    editor: Editor, value: ir.Value, graph: ir.Graph, static: Activation
 ) -> tuple[ir.Value, ir.Value, ir.Value]:
-    step = editor.constant(f"{value.name}_scale", np.asarray(scale, np.float32))
-    zero = editor.constant(f"{value.name}_zero_point", np.asarray(zero_point, numerics.UINT8.dtype))
+    step = editor.constant(f"{value.name}_scale", np.asarray(static.scale, np.float32))
+    zero = editor.constant(f"{value.name}_zero_point", np.asarray(static.zero_point, np.uint8))
 
     def make() -> ir.Value:
         node = editor.node("QuantizeLinear", [value, step, zero], [f"{value.name}_uint8"], like=value.producer())
@@ -162,5 +138,5 @@ def _static(
         insert_after_source(value, graph, [node])
         return node.outputs[0]
 
-    quantized: ir.Value = editor.shared(("static", id(value), id(graph), scale, zero_point), make)
+    quantized: ir.Value = editor.shared(("static", id(value), id(graph), static), make)
     return quantized, step, zero

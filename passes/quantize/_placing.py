@@ -1,0 +1,117 @@
+"""Layers as standard Q/DQ: what TensorRT reads, and what ONNX Runtime turns into integer convolutions.
+
+Before: y = Conv(x, w, b)                                        (or MatMul, Gemm)
+After:  y = Conv(DequantizeLinear(QuantizeLinear(x, s, z), s, z), DequantizeLinear(w_int8, w_scale), b)
+
+The weight is stored as int8 with one scale per output channel; the activation has one scale. TensorRT takes
+zero points of zero only (developer guide, "Working with Quantized Types"), ONNX Runtime's CPU is fastest with
+uint8 activations. Scales have the type that the layer computes in, so the graph stays strongly typed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from passes.layers import Layer
+from passes.qdq import Editor, fake_quantize, insert_after_source, stored_weight
+from passes.quantize._channel_weights import ChannelWeight
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Activation:
+    """A static quantizer of an activation.
+
+    Attributes:
+        scale: One step in real units.
+        zero_point: The stored value that means 0.
+        signed: int8 (with zero point 0) or uint8.
+    """
+
+    scale: float
+    zero_point: int
+    signed: bool
+
+    def apply(self, x: Array) -> Array:
+        """`x` as the engine sees it after quantizing and dequantizing, float32."""
+        low, high = (-128, 127) if self.signed else (0, 255)
+        steps = np.clip(np.rint(x / np.float32(self.scale)) + self.zero_point, low, high)
+        back: Array = ((steps - self.zero_point) * np.float32(self.scale)).astype(np.float32)
+        return back
+
+
+def smoothed(editor: Editor, layer: Layer, divisor: Array | None) -> ir.Value:
+    """The layer's activation divided by (in,) factors, one Mul for all layers that share both."""
+    if divisor is None:
+        return layer.activation
+    source = layer.activation
+    kind = (source.dtype or layer.weight.dtype).numpy()
+
+    def make() -> ir.Value:
+        stem = source.name or "activation"
+        factors = editor.constant(f"{stem}_smoothing", (1 / divisor).astype(kind))
+        node = editor.node("Mul", [source, factors], [f"{stem}_smoothed"], like=layer.node)
+        node.outputs[0].type, node.outputs[0].shape = source.type, source.shape
+        insert_after_source(source, layer.graph, [node])
+        return node.outputs[0]
+
+    made: ir.Value = editor.shared(("smoothed", id(source), id(layer.graph), divisor.tobytes()), make)
+    return made
+
+
+def replace_bias(editor: Editor, layer: Layer, bias: Array) -> None:
+    """Put new numbers in the place of a layer's bias, or give it one."""
+    value = editor.constant(f"{layer.weight.name}_bias", bias.astype(layer.weight.dtype.numpy()))
+    if layer.bias_node is not None:
+        position = 1 if layer.bias_node.inputs[0] is layer.node.outputs[0] else 0
+        layer.bias_node.replace_input_with(position, value)
+        return
+    if len(layer.node.inputs) > 2:
+        layer.node.replace_input_with(2, value)
+        return
+    old = layer.node.outputs[0]
+    if layer.node.op_type == "MatMul":
+        add = editor.node("Add", [old, value], [f"{old.name}_corrected"], like=layer.node)
+        layer.graph.insert_after(layer.node, add)
+        new = add.outputs[0]
+        new.type, new.shape = old.type, old.shape
+        was_output = old.is_graph_output()
+        old.replace_all_uses_with(new, replace_graph_outputs=was_output)
+        add.replace_input_with(0, old)
+        if was_output:
+            name, old.name = old.name, new.name
+            new.name = name
+        return
+    layer.node.resize_inputs(3)
+    layer.node.replace_input_with(2, value)
+
+
+def place(
+    editor: Editor, layer: Layer, weight: ChannelWeight, activation: Activation, divisor: Array | None
+) -> None:
+    """Put Q/DQ around a layer's activation and store its weight as int8."""
+    kind = layer.weight.dtype.numpy()
+    source = smoothed(editor, layer, divisor)
+    stem = layer.weight.name or layer.node.name or "weight"
+    stored_type = np.int8 if activation.signed else np.uint8
+    scale = editor.constant(f"{source.name}_scale", np.asarray(activation.scale, kind))
+    zero = editor.constant(f"{source.name}_zero_point", np.asarray(activation.zero_point, stored_type))
+    layer.node.replace_input_with(0, fake_quantize(editor, source, layer.graph, scale, zero, None))
+    weight_scale = editor.constant(f"{stem}_scale", weight.scale.astype(kind))
+    shared = (
+        "qdq weight",
+        layer.weight.key,
+        weight.scale.tobytes(),
+        None if divisor is None else divisor.tobytes(),
+    )
+    stored = editor.shared(shared, lambda: editor.tensor(f"{stem}_int8", weight.quantized))
+    layer.node.replace_input_with(
+        1, stored_weight(editor, stem, stored, weight_scale, None, weight.axis, before=layer.node)
+    )
+    if layer.transposed:
+        layer.node.attributes["transB"] = ir.AttrInt64("transB", 0)
