@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from optimize import console, errors
-from optimize.cli import bench, bundle, cache, check, convert, doctor, inspect, passes, recipe, report, run, sweep
+from optimize.cli import bench, bundle, cache, check, convert, diff, doctor, inspect, passes, recipe, report, run, sweep
 from optimize.cli.settings import settings
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app.command("run")(run.run)
 app.command("check")(check.check)
 app.command("convert")(convert.convert)
 app.command("inspect")(inspect.inspect)
+app.command("diff")(diff.diff)
 app.command("bench")(bench.bench)
 app.command("sweep")(sweep.sweep)
 app.command("doctor")(doctor.doctor)
