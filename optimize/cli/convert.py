@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from optimize import console
-from optimize.cli.run import StoreOption, show, store_folder
+from optimize.cli.run import StoreOption, show, store_folder, until_step
 
 _FORMATS: dict[str, tuple[list[tuple[str, dict[str, Any]]], float]] = {
     "fp16": ([("cast.fp16", {})], 0.999),
@@ -52,6 +52,9 @@ def convert(
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = Path("out"),
     store: StoreOption = None,
+    until: Annotated[
+        str | None, typer.Option(help="Stop after `passes` or `build`; what comes later is neither run nor judged.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> int:
     """Optimise a model in one line; the resolved recipe is written beside the result."""
@@ -87,7 +90,10 @@ def convert(
         data["calibration"] = {"data": calibrate}
     recipe = reading.from_data(data, base=Path.cwd())
     options = running.RunOptions(
-        store=store_folder(store), output=output, command=shlex.join(["optimize", *sys.argv[1:]])
+        store=store_folder(store),
+        output=output,
+        command=shlex.join(["optimize", *sys.argv[1:]]),
+        until=until_step(until),
     )
     with RunProgress() as progress:
         result = running.run(recipe, options, progress)

@@ -8,7 +8,21 @@ from typing import Annotated
 import typer
 
 from optimize import console, errors
-from optimize.cli import bench, bundle, cache, check, convert, diff, doctor, inspect, passes, recipe, report, run, sweep
+from optimize.cli import (
+    bench,
+    bundle,
+    cache,
+    check,
+    convert,
+    diff,
+    doctor,
+    inspect,
+    passes,
+    recipe,
+    report,
+    run,
+    sweep,
+)
 from optimize.cli.settings import settings
 
 app = typer.Typer(

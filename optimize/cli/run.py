@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -30,6 +30,9 @@ def run(
     data_only: Annotated[
         bool, typer.Option("--data-only", help="Refuse recipes that name Python code to run.")
     ] = False,
+    until: Annotated[
+        str | None, typer.Option(help="Stop after `passes` or `build`; what comes later is neither run nor judged.")
+    ] = None,
     allow_pickle: Annotated[
         bool, typer.Option("--allow-pickle", help="Load pickles, which run code; only from people you trust.")
     ] = False,
@@ -54,6 +57,7 @@ def run(
         output=output,
         command=shlex.join(["optimize", *sys.argv[1:]]),
         allow_pickle=allow_pickle,
+        until=until_step(until),
         fresh=frozenset(STAGES) if "all" in (fresh or ()) else frozenset(fresh or ()),
     )
     with RunProgress() as progress:
@@ -76,6 +80,19 @@ def show(result: object, *, as_json: bool) -> None:
         console.err(f"error: {result.error.message}")
         if result.error.hint:
             console.err(f"  → {result.error.hint}")
+
+
+def until_step(given: str | None) -> Literal["passes", "build"] | None:
+    """`--until` as the pipeline takes it.
+
+    Raises:
+        UsageError: When it names another step.
+    """
+    from optimize.errors import UsageError
+
+    if given is None or given == "passes" or given == "build":
+        return given  # type: ignore[return-value]
+    raise UsageError(f"--until: expected passes or build, got '{given}'.")
 
 
 def variables_of(pairs: list[str] | None) -> dict[str, str]:

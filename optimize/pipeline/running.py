@@ -6,7 +6,7 @@ import dataclasses
 import datetime
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from optimize import errors
 from optimize.facts import (
@@ -26,6 +26,8 @@ from optimize.report.model import Blame, Report
 from optimize.version import __version__
 from passes import registry
 
+Until = Literal["passes", "build"]
+
 
 @dataclasses.dataclass(frozen=True)
 class RunOptions:
@@ -36,6 +38,7 @@ class RunOptions:
         output: Folder for the results; None: the recipe's own.
         command: What was typed, for the report.
         fresh: Steps to compute again even when stored.
+        until: Stop after the passes, or after the build; what comes later is neither run nor judged.
         allow_pickle: Whether files that run code when loaded may be loaded.
     """
 
@@ -44,6 +47,7 @@ class RunOptions:
     command: str = ""
     fresh: frozenset[str] = frozenset()
     allow_pickle: bool = False
+    until: Until | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +87,8 @@ def run(recipe: Recipe, options: RunOptions, watcher: Watcher) -> RunResult:
     outputs.write_report(report, recipe, output)
     if error is not None:
         return RunResult(report, output, error.exit_code, error)
-    return RunResult(report, output, errors.PASSED if report.verdict == "PASS" else errors.GATE_FAILED)
+    code = errors.GATE_FAILED if report.verdict == "FAIL" else errors.PASSED
+    return RunResult(report, output, code)
 
 
 class _Run:
@@ -124,6 +129,9 @@ class _Run:
         model = str(opening.local(capture.directory, capture.facts["model"]))
         shapes = {"inputs": capture.facts["inputs"], "ranges": capture.facts["ranges"]}
 
+        if self.options.until == "passes" and not self._passes_need_data():
+            self._place_passes(self._passes(capture, model, shapes, None, None, base))
+            return
         self.feeds = feeds = stage(
             "feeds",
             {**self._data_inputs(), **shapes, "model": capture.facts["sha256"] if self._is_random() else None},
@@ -137,14 +145,18 @@ class _Run:
         )
         compared = {**base, **data, "reference": str(reference.directory)}
 
-        self.passes = optimized = self._passes(capture, model, shapes, feeds, reference, compared)
+        optimized = self._passes(capture, model, shapes, feeds, reference, compared)
+        self._place_passes(optimized)
         optimized_model = str(optimized.directory / optimized.facts["model"])
-        outputs.place_model(optimized, self.output)
+        if self.options.until == "passes":
+            return
 
-        baseline = self._baseline(capture, model, shapes)
+        baseline = self._baseline(capture, model, shapes) if self.options.until is None else None
         self.engine = engine = self._build("build", optimized.facts["sha256"], optimized_model, shapes)
         outputs.place_engine(engine, self.output)
         engine_path = str(engine.directory / engine.facts["path"])
+        if self.options.until == "build":
+            return
 
         wanted: dict[str, str | None] = {"engine": engine_path}
         if recipe.evaluate.attribution != "off":
@@ -165,6 +177,13 @@ class _Run:
         self.accuracy = (*at_export, *per_pass, *(item for item in found if item.stage != "export"))
         self._throughput(base, data, shapes, capture, baseline, engine)
         self._find_blame(base, data, capture, model, optimized, optimized_model)
+
+    def _passes_need_data(self) -> bool:
+        return self.plan.needs_calibration or self.recipe.evaluate.attribution == "passes"
+
+    def _place_passes(self, optimized: Entry) -> None:
+        self.passes = optimized
+        outputs.place_model(optimized, self.output)
 
     def _is_random(self) -> bool:
         specs = (self.recipe.calibration, self.recipe.evaluate)
@@ -190,21 +209,21 @@ class _Run:
         capture: Entry,
         model: str,
         shapes: Mapping[str, Any],
-        feeds: Entry,
-        reference: Entry,
+        feeds: Entry | None,
+        reference: Entry | None,
         compared: Mapping[str, Any],
     ) -> Entry:
         recipe = self.recipe
         per_pass = recipe.evaluate.attribution == "passes"
         searches = any(item.name == "quantize.auto" for item in recipe.passes)
-        calibration = feeds.facts["calibration"]
+        calibration = feeds.facts["calibration"] if feeds is not None else None
         inputs: dict[str, Any] = {
             "model": capture.facts["sha256"],
             "passes": [[item.name, item.options, registry.find(item.name).version] for item in recipe.passes],
             "target": self.plan.target.model_dump(mode="json"),
             "calibration": calibration and calibration["sha256"],
             "seed": recipe.seed,
-            "reference": reference.key if per_pass else None,
+            "reference": reference.key if per_pass and reference is not None else None,
             "engine": [recipe.engine, environment.identity()] if searches else None,
         }
         payload = {
@@ -361,7 +380,8 @@ class _Run:
             roofline=self.roofline,
             artifacts=outputs.artifacts(self.passes, self.engine, self.output),
             engine=dict(self.engine.facts["details"]) if self.engine else {},
-            gates=outputs.judged(self),
+            gates=() if self.options.until else outputs.judged(self),
+            stopped_after=self.options.until or "",
             blame=self.blame,
             notes=tuple(self.notes),
         )

@@ -62,6 +62,8 @@ def reason(report: Report) -> str:
     if failed:
         names = ", ".join(gate.gate for gate in failed)
         return f"{len(failed)} of {wording.count(len(report.gates), 'gate')} failed: {names}"
+    if report.stopped_after:
+        return f"Stopped after '{report.stopped_after}' as asked; nothing later was measured or judged."
     if not report.gates:
         return "No gates are set; every output is sound."
     return "The gate holds." if len(report.gates) == 1 else f"All {len(report.gates)} gates hold."

@@ -16,7 +16,7 @@ from optimize.facts import Environment, GateResult
 from optimize.report import charts, headline, rows, wording
 from optimize.report.model import Report
 
-MARKS = {"PASS": "✓", "FAIL": "✗", "ERROR": "!"}
+MARKS = {"PASS": "✓", "FAIL": "✗", "ERROR": "!", "PARTIAL": "…"}
 
 
 def render(report: Report) -> str:

@@ -10,7 +10,7 @@ from optimize.facts import GateResult
 from optimize.report import headline, rows, wording
 from optimize.report.model import Report
 
-MARKS = {"PASS": "✅", "FAIL": "❌", "ERROR": "⚠️"}
+MARKS = {"PASS": "✅", "FAIL": "❌", "ERROR": "⚠️", "PARTIAL": "⏸️"}
 MAXIMUM_ROWS = 12
 MAXIMUM_CELL = 160
 """A longer text is cut in a table; report.json has all of it."""

@@ -23,7 +23,7 @@ from optimize.facts import (
 
 SCHEMA_VERSION = 1
 
-Verdict = Literal["PASS", "FAIL", "ERROR"]
+Verdict = Literal["PASS", "FAIL", "ERROR", "PARTIAL"]
 
 
 class Blame(Fact):
@@ -79,6 +79,7 @@ class Report(Fact):
     engine: dict[str, Any] = {}
     gates: tuple[GateResult, ...] = ()
     blame: Blame | None = None
+    stopped_after: str = ""
     notes: tuple[str, ...] = ()
 
     @pydantic.model_validator(mode="before")
@@ -92,10 +93,10 @@ class Report(Fact):
     @pydantic.computed_field  # type: ignore[prop-decorator]
     @property
     def verdict(self) -> Verdict:
-        """ERROR when a stage failed; FAIL when a gate or an output failed; else PASS."""
+        """ERROR when a stage failed, FAIL when a gate or an output did, PARTIAL when stopped early, else PASS."""
         if any(stage.outcome == "failed" for stage in self.stages):
             return "ERROR"
         final = self.accuracy[-1] if self.accuracy else None
         if (final and final.failures) or not all(gate.passed for gate in self.gates):
             return "FAIL"
-        return "PASS"
+        return "PARTIAL" if self.stopped_after else "PASS"

@@ -12,7 +12,7 @@ from optimize.console import printable, rich_console
 from optimize.report import headline, rows, wording
 from optimize.report.model import Report
 
-COLOURS = {"PASS": "green", "FAIL": "red", "ERROR": "yellow"}
+COLOURS = {"PASS": "green", "FAIL": "red", "ERROR": "yellow", "PARTIAL": "cyan"}
 
 
 def show(report: Report, output: Path | None = None, *, console: Console | None = None) -> None:
