@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from uuid import UUID
 
 import pydantic
 
@@ -26,6 +27,20 @@ class Device(pydantic.BaseModel):
     name: str
     compute_capability: str
     driver: str
+
+
+def uuid() -> str:
+    """The first visible device's identity as NVML spells it, "GPU-…", whatever its number is there.
+
+    Raises:
+        BackendMissing: When there is no driver or no device.
+    """
+    require()
+    driver = ctypes.CDLL("libcuda.so.1")
+    handle, found = ctypes.c_int(), (ctypes.c_ubyte * 16)()
+    driver.cuDeviceGet(ctypes.byref(handle), 0)
+    driver.cuDeviceGetUuid_v2(ctypes.byref(found), handle)
+    return f"GPU-{UUID(bytes=bytes(found))}"
 
 
 def find() -> Device | None:

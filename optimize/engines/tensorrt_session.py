@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from optimize.engines import tensorrt_layers
+from optimize.engines import tensorrt_layers, tensorrt_telemetry
 from optimize.engines.base import Feeds, TensorSpec
 from optimize.engines.tensorrt_device import Device
 from optimize.engines.tensorrt_lane import Lane
@@ -66,6 +66,11 @@ class TensorRTSession:
     def _new_lane(self) -> Lane:
         made = self._manifest
         return Lane(self._library.api, self._engine, self._messages, made.inputs, made.outputs, made.profiles)
+
+    @property
+    def title(self) -> str:
+        """What runs where: "TensorRT for RTX 1.6.1.120, NVIDIA H200"."""
+        return f"{self._library.title}, {self.device.name}"
 
     @property
     def lane(self) -> Lane:
@@ -124,23 +129,32 @@ class TensorRTSession:
             replay()
         lane.stream.synchronize()
         enqueue, events = [], []
-        started = time.perf_counter()
-        for _ in range(runs):
-            marks = [lane.stream.event()]
-            lane.upload()
-            marks.append(lane.stream.event())
-            before = time.perf_counter()
-            replay()
-            enqueue.append((time.perf_counter() - before) * 1e3)
-            marks.append(lane.stream.event())
-            lane.download()
-            marks.append(lane.stream.event())
-            events.append(marks)
-        lane.stream.synchronize()
-        wall = time.perf_counter() - started
+        with tensorrt_telemetry.recorded() as recording:
+            started = time.perf_counter()
+            for _ in range(runs):
+                marks = [lane.stream.event()]
+                lane.upload()
+                marks.append(lane.stream.event())
+                before = time.perf_counter()
+                replay()
+                enqueue.append((time.perf_counter() - before) * 1e3)
+                marks.append(lane.stream.event())
+                lane.download()
+                marks.append(lane.stream.event())
+                events.append(marks)
+            lane.stream.synchronize()
+            wall = time.perf_counter() - started
         elapsed = lane.stream.elapsed_ms
         parts = [tuple(elapsed(row[part], row[part + 1]) for row in events) for part in range(3)]
-        return GpuTimings(tuple(enqueue), parts[0], parts[1], parts[2], wall, self._options.cuda_graph)
+        return GpuTimings(
+            enqueue_ms=tuple(enqueue),
+            h2d_ms=parts[0],
+            compute_ms=parts[1],
+            d2h_ms=parts[2],
+            wall_s=wall,
+            cuda_graph=self._options.cuda_graph,
+            telemetry=recording.telemetry,
+        )
 
     def concurrent(self, feeds: Feeds, *, streams: int, runs: int = 100) -> float:
         """Inferences per second with several streams in flight, each with a context of its own."""

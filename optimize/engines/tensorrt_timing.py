@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
+
+from optimize.engines.tensorrt_telemetry import Telemetry
 
 PERCENTILES = (90, 95, 99)
 
@@ -20,7 +23,7 @@ class GpuTimings:
         d2h_ms: Outputs to the host.
         wall_s: Host time of all of them together.
         cuda_graph: Whether inferences were replays of a CUDA graph.
-        streams: Inferences in flight at a time.
+        telemetry: The GPU's state meanwhile; None without nvidia-ml-py.
     """
 
     enqueue_ms: tuple[float, ...]
@@ -29,7 +32,7 @@ class GpuTimings:
     d2h_ms: tuple[float, ...]
     wall_s: float
     cuda_graph: bool
-    streams: int = 1
+    telemetry: Telemetry | None = None
 
     @property
     def latency_ms(self) -> tuple[float, ...]:
@@ -42,9 +45,19 @@ class GpuTimings:
         """Inferences per second of wall time."""
         return len(self.compute_ms) / self.wall_s
 
-    def rows(self) -> tuple[tuple[str, dict[str, float]], ...]:
-        """Latency, Enqueue, H2D, GPU Compute, D2H, each with min, max, mean, median and percentiles."""
-        return tuple(
+    @property
+    def joules_per_inference(self) -> float | None:
+        """Energy of the whole device per inference; None where it has no counter or the run was too short."""
+        energy = self.telemetry.energy_j if self.telemetry else None
+        return energy / len(self.compute_ms) if energy else None
+
+    def rows(self) -> tuple[tuple[str, dict[str, Any]], ...]:
+        """Latency, Enqueue, H2D, GPU Compute, D2H, each with min, max, mean, median and percentiles.
+
+        A last row, "Device", tells the GPU's state where it was recorded; `throttled` names what held its
+        clocks down, and is empty when nothing did.
+        """
+        times = tuple(
             (name, statistics(samples))
             for name, samples in (
                 ("Latency", self.latency_ms),
@@ -54,6 +67,10 @@ class GpuTimings:
                 ("D2H", self.d2h_ms),
             )
         )
+        if self.telemetry is None:
+            return times
+        state = dataclasses.asdict(self.telemetry) | {"joules_per_inference": self.joules_per_inference}
+        return (*times, ("Device", state))
 
 
 def statistics(samples: Sequence[float]) -> dict[str, float]:
