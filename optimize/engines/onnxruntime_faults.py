@@ -22,6 +22,8 @@ from optimize.errors import StageFailed
 SUSPECTS = ("ReluQuantRewrite", "QDQPropagationTransformer", "WeightBiasQuantization", "MatMulAddFusion")
 """Graph optimisers known to change results; left out together before a whole level is given up."""
 
+Outputs = dict[str, np.ndarray[Any, Any]]
+
 LADDER: tuple[Level, ...] = ("all", "extended", "basic", "disable")
 
 FLOAT_TOLERANCE = 1e-2
@@ -33,34 +35,33 @@ flips add up over layers (0.03 to 0.1 measured on real encoders); the known faul
 
 
 @dataclasses.dataclass(frozen=True)
-class Choice:
+class Verified:
     """What to build with, and how it was found.
 
     Attributes:
         settings: The strongest right settings.
-        relative_l2: Worst output's distance from the unoptimised run; None when there was nothing to compare.
+        relative_l2: Worst output's distance from the unoptimised run; None when it was not compared.
         notes: Full sentences about what was wrong.
     """
 
     settings: Settings
-    relative_l2: float | None
+    relative_l2: float | None = None
     notes: tuple[str, ...] = ()
 
 
-def choose(model: Path, wanted: Settings, truth: Settings, feeds: Feeds, *, is_quantized: bool) -> Choice:
+def choose(model: Path, wanted: Settings, reference: Outputs, feeds: Feeds, *, is_quantized: bool) -> Verified:
     """The strongest settings, not above `wanted`, whose results match the unoptimised graph's on `feeds`.
 
     Args:
         model: The ONNX file.
         wanted: What was asked for.
-        truth: How to run the graph as written (no optimisation; the CPU where it can).
-        feeds: One batch.
+        reference: Outputs of the graph as written.
+        feeds: The batch they were computed on.
         is_quantized: Whether the graph rounds to few bits, which allows a larger distance.
 
     Raises:
-        StageFailed: When the graph does not even run unoptimised, or no settings give its results.
+        StageFailed: When no settings give its results.
     """
-    reference = _outputs(model, truth, feeds)
     limit = QUANTIZED_TOLERANCE if is_quantized else FLOAT_TOLERANCE
     attempt = functools.partial(_distance, model, reference, feeds)
     notes: list[str] = []
@@ -71,7 +72,7 @@ def choose(model: Path, wanted: Settings, truth: Settings, feeds: Feeds, *, is_q
                 settings, distance = _without_fewest(wanted, settings, distance, limit, attempt)
             if notes:
                 notes.append(f"onnxruntime: built with {_spelled(settings)}, which gives {distance:.2g}.")
-            return Choice(settings, distance, tuple(notes))
+            return Verified(settings, distance, tuple(notes))
         notes.append(
             f"onnxruntime: {_spelled(settings)} {problem}."
             if problem
@@ -113,9 +114,7 @@ def _without_fewest(
     return settings, distance
 
 
-def _distance(
-    model: Path, reference: dict[str, np.ndarray[Any, Any]], feeds: Feeds, settings: Settings
-) -> tuple[float | None, str]:
+def _distance(model: Path, reference: Outputs, feeds: Feeds, settings: Settings) -> tuple[float | None, str]:
     try:
         candidate = _outputs(model, settings, feeds)
     except StageFailed as error:
@@ -123,7 +122,7 @@ def _distance(
     return max((relative_l2(reference[name], candidate[name]) for name in reference), default=0.0), ""
 
 
-def _outputs(model: Path, settings: Settings, feeds: Feeds) -> dict[str, np.ndarray[Any, Any]]:
+def _outputs(model: Path, settings: Settings, feeds: Feeds) -> Outputs:
     with OnnxRuntimeSession(model, dataclasses.replace(settings, save_to=None)) as session:
         return session.run(feeds)
 

@@ -17,6 +17,9 @@ PROVIDERS: dict[ProviderName, str] = {
     "tensorrt-rtx": "NvTensorRTRTXExecutionProvider",
 }
 
+COMPILING: tuple[ProviderName, ...] = ("tensorrt", "tensorrt-rtx")
+"""Providers that compile parts of the graph into engines of their own, which no saved ONNX graph can hold."""
+
 _PACKAGES: dict[str, str] = {
     "cuda": "onnxruntime-gpu",
     "tensorrt": "onnxruntime-gpu",

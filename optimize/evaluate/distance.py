@@ -118,7 +118,7 @@ class Distance:
         self._sum_abs += float(error.sum())
         self._reference_square += float(np.vdot(reference, reference))
         self._error_square += float(np.vdot(error, error))
-        self._add_cosines(reference, candidate, spoiled)
+        self._add_cosines(reference, candidate, spoiled, error.any(axis=1))
 
     def _add_not_finite(self, reference: Array, candidate: Array) -> None:
         self.not_finite_in_reference += reference.size
@@ -127,7 +127,7 @@ class Distance:
         if wrong:
             self.failure = self.failure or f"{wrong} values differ where the original is NaN or infinite"
 
-    def _add_cosines(self, reference: Array, candidate: Array, spoiled: Array) -> None:
+    def _add_cosines(self, reference: Array, candidate: Array, spoiled: Array, differs: Array) -> None:
         left, right = _norms(reference), _norms(candidate)
         has_one = (left > 0) | (right > NEGLIGIBLE_NORM) | spoiled
         if not has_one.any():
@@ -136,6 +136,7 @@ class Distance:
         scale_left = np.where(left > 0, left, 1.0)[:, None]
         scale_right = np.where(right > 0, right, 1.0)[:, None]
         dots = np.einsum("ij,ij->i", reference / scale_left, candidate / scale_right)
+        dots = np.where(differs, dots, 1.0)  # rounding would leave equal rows a little short of 1
         cosines = np.where(both, np.clip(dots, -1.0, 1.0), 0.0)[has_one]
         self._cosines += len(cosines)
         self._cosine_sum += float(cosines.sum())

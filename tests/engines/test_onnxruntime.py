@@ -11,9 +11,10 @@ import onnx
 import onnx.parser
 import pytest
 
-from optimize.engines import onnxruntime_providers
+from optimize.engines import onnxruntime_artifact, onnxruntime_providers
 from optimize.engines.base import Artifact, AxisRange, BuildRequest
 from optimize.engines.onnxruntime import OnnxRuntimeEngine, OnnxRuntimeOptions
+from optimize.engines.onnxruntime_artifact import integer_nodes
 from optimize.engines.onnxruntime_faults import relative_l2
 from optimize.engines.onnxruntime_session import open_onnx
 from optimize.errors import BackendMissing, StageFailed, UsageError
@@ -104,7 +105,7 @@ def test_a_relu_dropped_before_fp8_is_found_and_only_the_culprit_is_left_out(rel
     assert relative_l2(truth, wrong) > 0.3, "the fault is gone from ONNX Runtime: this guard can go too"
     engine, artifact = build(relu_then_fp8)
     assert artifact.details["disabled_optimizers"] == ["ReluQuantRewrite"]
-    assert artifact.details["graph_optimization"] == "all"
+    assert artifact.details["level"] == "all"
     assert "changes the results" in artifact.details["notes"][0]
     with engine.open(artifact.path) as session:
         assert relative_l2(truth, session.run({"x": x})["y"]) < 0.01
@@ -119,7 +120,7 @@ def test_verification_can_be_left_out_on_request(relu_then_fp8: Path) -> None:
 @pytest.mark.parametrize("level", ["disable", "basic", "extended", "all"])
 def test_every_level_builds_and_opens(plain: Path, level: str) -> None:
     engine, artifact = build(plain, graph_optimization=level)
-    assert artifact.details["graph_optimization"] == level
+    assert artifact.details["level"] == level
     engine.open(artifact.path).run({"x": np.zeros((1, 64), np.float32)})
 
 
@@ -192,6 +193,40 @@ def test_a_node_without_a_kernel_is_named(tmp_path: Path) -> None:
         build(tmp_path / "m.onnx")
 
 
+def test_a_sample_that_does_not_run_fails_and_random_numbers_that_do_not_are_noted(tmp_path: Path) -> None:
+    """Reshape to a size that only some inputs have: random numbers of another size do not fit."""
+    model = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["": 21]>
+        g (float[n, 4] x) => (float[m, 6] y) <int64[2] s = {-1, 6}> { y = Reshape(x, s) }"""
+    )
+    onnx.save(model, tmp_path / "m.onnx")
+    _, artifact = build(tmp_path / "m.onnx")
+    assert "not verified on random numbers" in artifact.details["notes"][0]
+    sample = {"x": np.zeros((2, 4), np.float32)}
+    (tmp_path / "other").mkdir()
+    with pytest.raises(StageFailed, match="Reshape"):
+        OnnxRuntimeEngine().build(BuildRequest(tmp_path / "m.onnx", tmp_path / "other", sample=sample), quiet)
+
+
+def test_blocked_image_layouts_are_bound_to_the_processors_vectors(
+    relu_then_fp8: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, artifact = build(relu_then_fp8)
+    assert "com.microsoft.nchwc" in {node.domain for node in onnx.load(artifact.path).graph.node}
+    assert any("this processor's vectors" in note for note in artifact.details["notes"])
+    monkeypatch.setattr(onnxruntime_artifact, "processor_vectors", lambda: ("other",))
+    with pytest.raises(StageFailed, match=r"laid out for a processor with .*; this one has other"):
+        engine.open(artifact.path)
+
+
+def test_a_graph_without_blocked_layouts_opens_on_any_processor(
+    plain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, artifact = build(plain)
+    monkeypatch.setattr(onnxruntime_artifact, "processor_vectors", lambda: ("other",))
+    engine.open(artifact.path)
+
+
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt", "tensorrt-rtx"])
 def test_a_missing_provider_says_what_to_install(plain: Path, provider: str) -> None:
     engine = OnnxRuntimeEngine(OnnxRuntimeOptions(provider=provider))  # type: ignore[arg-type]
@@ -210,8 +245,6 @@ def test_two_distributions_that_shadow_each_other_are_told_apart(monkeypatch: py
 
 
 def test_integer_shape_arithmetic_is_no_fallback_and_float_nodes_are(tmp_path: Path) -> None:
-    from optimize.engines.onnxruntime import _integer_nodes
-
     model = onnx.parser.parse_model(
         """<ir_version: 10, opset_import: ["": 21]>
         g (float[n, 4] x) => (float[n, 4] y)
@@ -220,4 +253,4 @@ def test_integer_shape_arithmetic_is_no_fallback_and_float_nodes_are(tmp_path: P
     for node in model.graph.node:
         node.name = node.op_type
     onnx.save(model, tmp_path / "m.onnx")
-    assert _integer_nodes(tmp_path / "m.onnx") == {"Shape"}
+    assert integer_nodes(tmp_path / "m.onnx") == {"Shape"}
