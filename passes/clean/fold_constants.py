@@ -21,6 +21,9 @@ from passes.base import Pass, PassContext, PassFailed, PassResult, Pattern, Skip
 from passes.clean._scopes import is_random, nodes, place
 from passes.names import carry_module, module_of
 
+SEQUENCES = ("SplitToSequence", "SequenceAt", "ConcatFromSequence")
+"""The library writes these as Split, Squeeze and Unsqueeze with inputs that they have since opset 13."""
+
 ROUNDS = 10
 """Taking a branch may lay more constants bare; real models settle in two rounds."""
 
@@ -43,6 +46,7 @@ class FoldConstants(Pass):
         """
         folder = _Folder(self.limit_bytes, self.limit_elements)
         before = nodes(model)
+        declared = [(value.shape, value.type) for value in model.graph.outputs]
         for _ in range(ROUNDS):
             try:
                 result = folder(model)
@@ -52,6 +56,8 @@ class FoldConstants(Pass):
                 ) from error
             if not result.modified:
                 break
+        for value, (shape, kind) in zip(model.graph.outputs, declared, strict=True):
+            value.shape, value.type = shape, kind  # the library sharpens them; a signature is the user's
         skips = [
             Skip(
                 place(node),
@@ -93,6 +99,8 @@ class _Folder(folding.FoldConstantsPass):  # type: ignore[misc]
     def process_node(self, node: ir.Node, is_function: bool) -> folding.Replacement | None:
         """Look at one node; those that take attributes from a function's call are not constant."""
         if any(attribute.is_ref() for attribute in node.attributes.values()):
+            return None
+        if node.op_type in SEQUENCES and self._opset_imports.get("", 1) < 13:
             return None
         return super().process_node(node, is_function)
 

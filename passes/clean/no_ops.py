@@ -100,7 +100,8 @@ def _is_needed(value: ir.Value) -> bool:
 def _bypass(scope: Scope, node: ir.Node, source: ir.Value) -> bool:
     """Let `source` stand for the node's result; False where the node must stay for its output's name."""
     result = node.outputs[0]
-    if result.is_graph_output():
+    is_output = result.is_graph_output()
+    if is_output:
         maker = source.producer()
         if maker is None or maker.graph is not scope or source.is_graph_output():
             return False
@@ -108,11 +109,10 @@ def _bypass(scope: Scope, node: ir.Node, source: ir.Value) -> bool:
             return False
     if source.type is None:
         source.type = result.type
-    if source.shape is None or (result.is_graph_output() and result.shape is not None):
+    if source.shape is None or is_output:
         source.shape = result.shape
     name = result.name
     result.replace_all_uses_with(source, replace_graph_outputs=True)
-    is_output = source.is_graph_output()
     scope.remove(node, safe=True)
     if is_output:
         source.name = name

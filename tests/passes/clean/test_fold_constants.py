@@ -129,3 +129,19 @@ def test_an_operator_that_cannot_be_computed_is_named(graph) -> None:
     }""")
     with pytest.raises(PassFailed, match=r"fold_constants: .*'bad'.*index out of range"):
         FoldConstants().apply(model, context())
+
+
+def test_a_sequence_below_opset_13_is_left_alone(graph, ops) -> None:
+    text = """g (float[4, 3] x) => (float[2, 3] y) <int64 at = {1}, int64[2] parts = {2, 2}> {
+        s = SplitToSequence <axis = 0> (x, parts)
+        y = SequenceAt(s, at)
+    }"""
+    old, new = graph(text, opset=12), graph(text, opset=13)
+    FoldConstants().apply(old, context())
+    FoldConstants().apply(new, context())
+    assert (ops(old), "Split" in ops(new)) == ({"SplitToSequence": 1, "SequenceAt": 1}, True)
+
+
+def test_an_output_keeps_the_shape_it_was_declared_with(graph, cleaned) -> None:
+    model = graph("g (float[n, 3] x) => (float[a, b] y) <float[1] k = {2}> { h = Mul(x, k)  y = Identity(h) }")
+    cleaned(FoldConstants(), model, x=X)

@@ -106,3 +106,9 @@ def test_a_value_used_twice_reaches_both_users(graph, cleaned, ops) -> None:
 def test_a_number_that_a_caller_may_override_counts_as_unknown(graph) -> None:
     model = graph("g (float[n, 3] x, float k = {1}) => (float[n, 3] y) { a = Mul(x, k)  y = Neg(a) }")
     assert NoOps().apply(model, context()).rewrites == 0
+
+
+def test_an_output_that_something_else_hands_on_keeps_its_name(graph, cleaned, ops) -> None:
+    model = graph("g (float[n, 3] x) => (float[n, 3] y, float[n, 3] z) { y = Abs(x)  i = Identity(y)  z = Neg(i) }")
+    cleaned(NoOps(), model, x=X)
+    assert ops(model) == {"Abs": 1, "Neg": 1}

@@ -56,3 +56,19 @@ def test_large_weights_stay_lazy_and_in_their_order(graph, lazy) -> None:
     lazy(model, "w1", (1 << 20,))
     InferShapes().apply(model, context())
     assert list(model.graph.initializers) == ["w1", "w2"]
+
+
+def test_a_sequence_stays_a_sequence(graph, cleaned) -> None:
+    model = graph("""g (float[4, 3] x) => (int64 y) {
+        s = SplitToSequence <axis = 0> (x)
+        y = SequenceLength(s)
+    }""")
+    cleaned(InferShapes(), model, x=np.zeros((4, 3), np.float32))
+    assert isinstance(value(model, "s").type, ir.SequenceType)
+
+
+def test_a_model_that_defeats_inference_keeps_its_shapes_and_says_so(graph) -> None:
+    model = graph("g (float[2, 3] x, float[2, 3] w) => (float[2, 3] y) { a = Relu(x)  y = Add(a, w) }")
+    model.graph[1].domain = "vendor"  # which the model does not import
+    (note,) = InferShapes().apply(model, context()).notes
+    assert note.startswith("Shapes could not be inferred and stay as they were:")
