@@ -11,9 +11,9 @@ PAGE = Path("docs/reliability.md")
 
 INTRODUCTION = """# Reliability
 
-What was tried, and what came out. Every figure comes from a file in `docs/reliability/`, which the command beside it
-writes; `python -m tests.reliability.page` makes this page from them. Smaller, seeded runs of each are part of the
-test suite.
+What was tried, and what came out. Every figure comes from a file in `docs/reliability/`, which the command
+beside it writes; `python -m tests.reliability.page` makes this page from them. Smaller, seeded runs are part of
+the test suite.
 """
 
 SECTIONS = (
@@ -29,21 +29,21 @@ SECTIONS = (
         "fuzz",
         "Broken and hostile files",
         "python -m tests.reliability.fuzz --cases 100000",
-        "Each case is a damaged recipe, ONNX file, data file, report or safetensors file. It is taken, or refused in a "
-        "sentence with exit code 2 or 4, within ten seconds and two gigabytes.",
+        "Each case is a damaged recipe, ONNX file, data file, report or safetensors file. It is taken, or refused "
+        "in a sentence with exit code 2 or 4, within ten seconds and two gigabytes.",
     ),
     (
         "scale",
         "Large models",
         "python -m tests.reliability.scale",
-        "A generated FP16 decoder goes through check, cleanup, fusion and weight-only quantization; anonymous memory "
-        "is the peak of the step's process.",
+        "A generated FP16 decoder goes through check, cleanup, fusion and weight-only quantization; anonymous "
+        "memory is the peak of the step's process.",
     ),
     (
         "determinism",
         "Same recipe, same bytes",
         "python -m tests.reliability.determinism",
-        "The recipe runs with one thread and with two, with other hash seeds, in other folders, with nothing shared.",
+        "The recipe runs with one thread and with two, with other hash seeds, in other folders, nothing shared.",
     ),
     (
         "soak",
