@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from optimize.differences import Difference
     from optimize.engines.base import Session
-    from optimize.evaluate.diff import Side
+    from optimize.evaluate.diff_models import Side
     from optimize.facts import GateResult
 
 Kind = Literal["auto", "classification", "embedding", "regression"]
@@ -53,7 +53,7 @@ def diff(
     html: Annotated[Path | None, typer.Option(help="Write a page to this file too.")] = None,
 ) -> int:
     """Compare accuracy, speed, size, operators and layer formats; exit code 1 when a gate does not hold."""
-    from optimize.evaluate import diff as comparing
+    from optimize.evaluate import changes
     from optimize.evaluate import gates as judging
     from optimize.report import difference as views
 
@@ -64,7 +64,7 @@ def diff(
         found = _models(
             before, after, data, labels, kind, samples, sizes, runs=runs, seconds=seconds, threads=threads
         )
-    verdicts = judging.judge(limits, comparing.regressions(found))
+    verdicts = judging.judge(limits, changes.regressions(found))
     if html is not None:
         html.write_text(views.page(found, verdicts), encoding="utf-8")
     if as_json:
@@ -112,11 +112,10 @@ def _is_report(path: Path) -> bool:
 
 
 def _reports(before: Path, after: Path) -> Difference:
-    from optimize.evaluate import diff as comparing
-    from optimize.evaluate import earlier
+    from optimize.evaluate import diff_reports, earlier
 
     loaded = [earlier.load(path) for path in (before, after)]
-    return comparing.compare_reports(loaded[0], loaded[1], (str(before), str(after)))
+    return diff_reports.compare_reports(loaded[0], loaded[1], (str(before), str(after)))
 
 
 def _models(
@@ -135,7 +134,7 @@ def _models(
     from optimize.cli import models
     from optimize.cli.progress import StepProgress
     from optimize.errors import UsageError
-    from optimize.evaluate import diff as comparing
+    from optimize.evaluate import diff_models
 
     if _is_report(before) or _is_report(after):
         raise UsageError("a report can only be compared with a report.", hint="Name two models or two reports.")
@@ -152,7 +151,7 @@ def _models(
             absent=AXIS_SIZE,
         )
         left, right = (_side(path, session) for path, session in zip((before, after), sessions, strict=True))
-        found = comparing.compare_models(
+        found = diff_models.compare_models(
             left,
             right,
             ((batch.feeds, batch.labels) for batch in batches),
@@ -167,7 +166,7 @@ def _models(
 
 
 def _side(path: Path, session: Session) -> Side:
-    from optimize.evaluate.diff import Side
+    from optimize.evaluate.diff_models import Side
 
     if path.suffix != ".onnx":
         return Side(str(path), session)

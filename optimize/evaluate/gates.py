@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from optimize.errors import UsageError
-from optimize.evaluate import earlier
+from optimize.evaluate import earlier, regression
 from optimize.facts import AccuracyResult, GateResult, ModelFacts, OutputAccuracy, Speedup, ThroughputResult
 from optimize.figures import split_gate
 
@@ -187,15 +187,12 @@ def _regression(now: Figures, throughput: ThroughputResult | None, previous: Map
     """Figures against the earlier report's; a latency only where both were timed alike."""
     report = earlier.parts(previous)
     before = figures_of(report.accuracy, report.throughput, None, report.optimized)
-    timed = report.throughput
-    alike = (
-        throughput is not None
-        and timed is not None
-        and (throughput.shapes, throughput.threads) == (timed.shapes, timed.threads)
-    )
     figures: Figures = {}
-    if alike and before.get("latency.p50") and "latency.p50" in now:
-        figures["regression.latency"] = 100 * (now["latency.p50"] / before["latency.p50"] - 1)
+    if "latency.p50" in now and regression.timed_alike(report.throughput, throughput):
+        ratio = regression.latency_ratio(report.throughput, throughput)
+        if ratio is not None:
+            # a difference that noise explains is none
+            figures["regression.latency"] = 100 * (ratio.ratio - 1) if ratio.is_significant else 0.0
     if before.get("size") and "size" in now:
         figures["regression.size"] = 100 * (now["size"] / before["size"] - 1)
     if "accuracy.cosine" in before and "accuracy.cosine" in now:

@@ -13,7 +13,9 @@ import pytest
 from optimize.differences import Difference, FigureChange
 from optimize.engines.onnxruntime_session import OnnxRuntimeSession, open_onnx
 from optimize.errors import UsageError
-from optimize.evaluate.diff import Side, compare_models, compare_reports, regressions
+from optimize.evaluate.changes import regressions
+from optimize.evaluate.diff_models import Side, compare_models
+from optimize.evaluate.diff_reports import compare_reports
 from optimize.facts import (
     AccuracyResult,
     GateResult,
@@ -89,6 +91,9 @@ def test_a_real_slowdown_is_worse_with_its_interval_and_noise_is_not() -> None:
     slower = figure(compare_reports(before, report(throughput=timing(12))), "latency.p50")
     assert slower.direction == "worse"
     assert slower.ratio == pytest.approx(1.2, rel=0.03)
+    rate = figure(compare_reports(before, report(throughput=timing(12))), "throughput")
+    assert rate.direction == "worse"
+    assert rate.ratio == pytest.approx(1 / 1.2, rel=0.03)
     assert slower.low is not None
     assert slower.high is not None
     assert 1 < slower.low < 1.2 < slower.high

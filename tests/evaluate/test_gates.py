@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from optimize.errors import UsageError
@@ -144,6 +145,18 @@ def test_units_come_with_the_figure() -> None:
 def test_a_latency_timed_otherwise_is_no_regression_figure() -> None:
     previous = {"throughput": timing(9.0, threads=1).model_dump(mode="json")}
     assert "regression.latency" not in figures_of([], timing(), None, None, previous)
+
+
+def test_a_latency_that_differs_by_noise_alone_is_no_regression() -> None:
+    def noisy(seed: int, median: float) -> ThroughputResult:
+        taken = median * (1 + 0.2 * np.random.default_rng(seed).standard_normal(60))
+        result = timing(float(np.median(taken)))
+        contenders = tuple(item.model_copy(update={"samples_ms": tuple(taken)}) for item in result.contenders)
+        return result.model_copy(update={"contenders": contenders})
+
+    previous = {"throughput": noisy(0, 10).model_dump(mode="json")}
+    assert figures_of([], noisy(1, 10), None, None, previous)["regression.latency"] == 0.0
+    assert figures_of([], noisy(1, 15), None, None, previous)["regression.latency"] > 30
 
 
 def test_a_previous_report_that_is_none_is_a_usage_error(tmp_path: Path) -> None:
