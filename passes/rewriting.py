@@ -90,8 +90,8 @@ class Draft:
 
     def replace(self, old: ir.Value, new: ir.Value) -> None:
         """Say that `new` stands for `old`, with its type and shape."""
-        new.type = old.type
-        new.shape = old.shape
+        if new.producer() in self.nodes:
+            new.type, new.shape = old.type, old.shape
         self.replacements[old] = new
 
     def boundary(self) -> tuple[ir.Value, ...]:
@@ -269,6 +269,27 @@ def rewrite(
         rewriting = Rewriting(model, context, *patterns)
         match(rewriting)
     return rewriting.finish()
+
+
+def merged(rounds: Sequence[PassResult]) -> PassResult:
+    """One result for several rounds of the same rewriting: counts add up, near misses are the last round's."""
+    counted = [result.figures for result in rounds if result.figures]
+    figures: dict[str, float | int | str] = {}
+    if counted:
+        figures = {**counted[-1], "nodes before": counted[0]["nodes before"]}
+    return PassResult(
+        patterns=tuple(
+            Pattern(
+                pattern.name,
+                sum(result.patterns[index].found for result in rounds),
+                rounds[-1].patterns[index].near_misses,
+            )
+            for index, pattern in enumerate(rounds[-1].patterns)
+        ),
+        changed=tuple(name for result in rounds for name in result.changed),
+        figures=figures,
+        notes=tuple(dict.fromkeys(note for result in rounds for note in result.notes)),
+    )
 
 
 def infer_shapes(model: ir.Model) -> None:

@@ -9,7 +9,7 @@ values they really had.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,22 +57,23 @@ def check(model: ir.Model, drafts: Sequence[Draft], context: PassContext) -> Ver
     fine = Verdicts((None,) * len(drafts))
     if context.run is None:
         return dataclasses.replace(fine, unchecked="Not checked numerically: no engine to run the graph with.")
-    boundaries = [_boundary(draft) for draft in drafts]
-    wanted = [value for group in boundaries for value in group]
+    cuts = [_cut(draft) for draft in drafts]
+    wanted = [value for cut in cuts for value in cut.sources]
     wanted += [old for draft in drafts for old in draft.replacements]
     recorded, why = _record(model, list(dict.fromkeys(wanted)), context)
     if recorded is None:
         return dataclasses.replace(fine, unchecked=f"Not checked numerically: no trial input runs ({why}).")
     rng = context.rng()
     cases = [
-        _case(model, number, draft, group, recorded, rng)
-        for number, (draft, group) in enumerate(zip(drafts, boundaries, strict=True))
+        _case(number, draft, cut, recorded, rng)
+        for number, (draft, cut) in enumerate(zip(drafts, cuts, strict=True))
     ]
-    try:
-        return Verdicts(tuple(_judge(model, cases, context)))
-    except Exception:
-        # The engine refused the batch of rewrites; find out which one by running them one by one.
-        return Verdicts(tuple(_alone(model, case, context) for case in cases))
+    together = _judge(model, cases, context)
+    if not isinstance(together, str):
+        return Verdicts(tuple(together))
+    # The engine refused the batch of rewrites; running them one by one tells which of them.
+    alone = [_judge(model, [case], context) for case in cases]
+    return Verdicts(tuple(f"the engine refuses it: {why}" if isinstance(why, str) else why[0] for why in alone))
 
 
 def difference(old: Array, new: Array) -> str | None:
@@ -113,9 +114,25 @@ class _Case:
     known: dict[str, Array]
 
 
-def _boundary(draft: Draft) -> tuple[ir.Value, ...]:
-    """Non-constant values where the draft's old sub-graph is cut."""
-    return tuple(value for value in draft.boundary() if _weight(value) is None)
+@dataclasses.dataclass(frozen=True)
+class _Cut:
+    """Where a draft's old sub-graph is cut out of the model.
+
+    Attributes:
+        boundary: Values that the draft's new nodes read.
+        nodes: The old nodes behind the boundary, in order; None when there are too many.
+        sources: Everything that either side reads: the boundary, shapes, graph inputs.
+    """
+
+    boundary: tuple[ir.Value, ...]
+    nodes: tuple[ir.Node, ...] | None
+    sources: tuple[ir.Value, ...]
+
+
+def _cut(draft: Draft) -> _Cut:
+    boundary = tuple(value for value in draft.boundary() if _weight(value) is None)
+    nodes = _behind(tuple(draft.replacements), frozenset(boundary))
+    return _Cut(boundary, nodes, _inputs_of(nodes or (), boundary, draft.replacements))
 
 
 def _weight(value: ir.Value) -> ir.TensorProtocol | None:
@@ -132,7 +149,7 @@ def _record(
     for feeds in trial.feeds(model, context.rng()):
         try:
             found = context.run(model, feeds, inner) if inner else {}
-        except Exception as error:
+        except Exception as error:  # whatever the engine behind the runner raises
             why = " ".join(str(error).split())[:200]
             continue
         recorded = {value: found[str(value.name)] for value in values if not value.is_graph_input()}
@@ -141,24 +158,15 @@ def _record(
     return None, why
 
 
-def _case(
-    model: ir.Model,
-    number: int,
-    draft: Draft,
-    boundary: tuple[ir.Value, ...],
-    recorded: dict[ir.Value, Array],
-    rng: np.random.Generator,
-) -> _Case:
+def _case(number: int, draft: Draft, cut: _Cut, recorded: dict[ir.Value, Array], rng: np.random.Generator) -> _Case:
     """Cut the draft's old and new sub-graphs free, as clones under a prefix of their own."""
     outputs = tuple(draft.replacements)
-    inside = _cut(outputs, frozenset(boundary))
-    fresh = inside is not None and all(value in recorded for value in _inputs_of(inside, boundary))
-    sources = _inputs_of(inside, boundary) if inside is not None and fresh else boundary
+    fresh = cut.nodes is not None
     mapping: dict[ir.Value, ir.Value] = {}
     inputs: dict[str, Array] = {}
-    for index, value in enumerate(sources):
+    for index, value in enumerate(cut.sources):
         array = recorded[value]
-        if fresh and value in boundary and not value.is_graph_input() and _is_activation(array):
+        if fresh and value in cut.boundary and not value.is_graph_input() and _is_activation(array):
             array = np.asarray(rng.standard_normal(array.shape)).astype(array.dtype)
         clone = ir.Value(name=f"d{number}_in{index}", type=value.type, shape=ir.Shape([None] * array.ndim))
         if clone.type is None:
@@ -167,8 +175,9 @@ def _case(
         inputs[str(clone.name)] = array
     weights: dict[ir.Value, ir.Value] = {}
     old_map, new_map = dict(mapping), dict(mapping)
-    old_nodes = _clone(inside if inside is not None and fresh else (), f"d{number}_old", old_map, weights)
+    old_nodes = _clone(cut.nodes or (), f"d{number}_old", old_map, weights)
     new_nodes = _clone(draft.nodes, f"d{number}_new", new_map, weights)
+    new_outputs = tuple(_mapped(new, new_map, weights, number) for new in draft.replacements.values())
     return _Case(
         inputs=inputs,
         old_nodes=old_nodes,
@@ -176,7 +185,7 @@ def _case(
         values=tuple(mapping.values()),
         weights=tuple(weights.values()),
         old_outputs=tuple(old_map[old] for old in outputs) if fresh else (),
-        new_outputs=tuple(_mapped(new, new_map, weights, number) for new in draft.replacements.values()),
+        new_outputs=new_outputs,
         known={} if fresh else {str(old.name): recorded[old] for old in outputs},
     )
 
@@ -196,10 +205,13 @@ def _is_activation(array: Array) -> bool:
     return bool(np.isfinite(finite).all() and np.abs(finite).max(initial=0) < LARGE and len(np.unique(finite)) > 2)
 
 
-def _cut(outputs: Sequence[ir.Value], boundary: frozenset[ir.Value]) -> tuple[ir.Node, ...] | None:
-    """Nodes that make `outputs` from `boundary`, graph inputs and constants, in order; None when too many."""
+def _behind(outputs: Sequence[ir.Value], boundary: frozenset[ir.Value]) -> tuple[ir.Node, ...] | None:
+    """Nodes that make `outputs` from `boundary`, shapes, graph inputs and constants; None when too many.
+
+    A Shape is not looked behind: what it gave is known, and what it measured may be the whole model.
+    """
     seen: dict[ir.Node, None] = {}
-    stack: list[tuple[ir.Node, bool]] = [(node, False) for value in outputs if (node := value.producer())]
+    stack = [(node, False) for value in outputs if (node := value.producer()) and node.op_type != "Shape"]
     while stack:
         node, done = stack.pop()
         if done:
@@ -213,19 +225,20 @@ def _cut(outputs: Sequence[ir.Value], boundary: frozenset[ir.Value]) -> tuple[ir
             return None
         stack.append((node, True))
         for value in node.inputs:
-            if value is None or value in boundary:
-                continue
-            producer = value.producer()
-            if producer is not None and producer not in seen:
+            producer = value.producer() if value is not None and value not in boundary else None
+            if producer is not None and producer not in seen and producer.op_type != "Shape":
                 stack.append((producer, False))
     return tuple(seen)
 
 
-def _inputs_of(nodes: Sequence[ir.Node], boundary: Sequence[ir.Value]) -> tuple[ir.Value, ...]:
-    """Boundary values first, then whatever else the nodes read that is neither made inside nor constant."""
+def _inputs_of(
+    nodes: Sequence[ir.Node], boundary: Sequence[ir.Value], outputs: Iterable[ir.Value]
+) -> tuple[ir.Value, ...]:
+    """Boundary values first, then whatever else is read that is neither made by `nodes` nor constant."""
     cut = set(boundary)
     made = {output for node in nodes for output in node.outputs} - cut
     read = [value for node in nodes for value in node.inputs if value is not None]
+    read += [output for output in outputs if nodes == () or output not in made]
     rest = [value for value in read if value not in made and value not in cut and _weight(value) is None]
     return tuple(dict.fromkeys([*boundary, *rest]))
 
@@ -270,26 +283,23 @@ def _weight_clone(value: ir.Value, name: str, weights: dict[ir.Value, ir.Value])
     return weights[value]
 
 
-def _judge(model: ir.Model, cases: Sequence[_Case], context: PassContext) -> list[str | None]:
-    """Run the old and new sub-graphs of all cases, in two models, and compare."""
+def _judge(model: ir.Model, cases: Sequence[_Case], context: PassContext) -> list[str | None] | str:
+    """Run the old and new sub-graphs of all cases, in two models, and compare; or why the engine cannot."""
     assert context.run is not None
     feeds = {name: array for case in cases for name, array in case.inputs.items()}
-    old = context.run(_model(model, cases, old=True), feeds) if any(case.old_outputs for case in cases) else {}
-    new = context.run(_model(model, cases, old=False), feeds)
+    before, after = _model(model, cases, old=True), _model(model, cases, old=False)
+    try:
+        old = context.run(before, feeds) if before.graph.outputs else {}
+        new = context.run(after, feeds)
+    except Exception as error:  # whatever the engine behind the runner raises
+        return " ".join(str(error).split())[:300]
     faults: list[str | None] = []
     for case in cases:
-        before = [old[f"{value.name}_old"] for value in case.old_outputs] or list(case.known.values())
-        after = [new[f"{value.name}_new"] for value in case.new_outputs]
-        found = (difference(left, right) for left, right in zip(before, after, strict=True))
-        faults.append(next((fault for fault in found if fault is not None), None))
+        expected = [old[f"{value.name}_old"] for value in case.old_outputs] or list(case.known.values())
+        found = [new[f"{value.name}_new"] for value in case.new_outputs]
+        pairs = (difference(left, right) for left, right in zip(expected, found, strict=True))
+        faults.append(next((fault for fault in pairs if fault is not None), None))
     return faults
-
-
-def _alone(model: ir.Model, case: _Case, context: PassContext) -> str | None:
-    try:
-        return _judge(model, [case], context)[0]
-    except Exception as error:
-        return f"the engine refuses it: {' '.join(str(error).split())[:300]}"
 
 
 def _model(model: ir.Model, cases: Sequence[_Case], *, old: bool) -> ir.Model:

@@ -1,6 +1,8 @@
 """Fusion: several operators become one that the target runs faster."""
 
 DEFAULT = (
+    "shape_arithmetic",
+    "layout",
     "layer_norm",
     "rms_norm",
     "gelu",

@@ -3,8 +3,8 @@
 Before: y = (Conv(x, w, b) - mean) / sqrt(var + epsilon) * scale + shift
 After:  y = Conv(x, w * f, (b - mean) * f + shift)          f = scale / sqrt(var + epsilon), per output channel
 
-Also ConvTranspose. onnxscript has the same rule (rewriter.rules.common); this one computes the factor in float64 and
-is checked against the unfused graph before it is kept. Source: Jacob et al., 2018, section 3.2.
+Also ConvTranspose. onnxscript has the same rule (rewriter.rules.common); this one computes the factor in float64
+and is checked against the unfused graph before it is kept. Source: Jacob et al., 2018, section 3.2.
 
 Leaves alone: norms in training mode, weights that are no constants, and products used elsewhere too.
 """
@@ -47,7 +47,7 @@ def _refusal(norm: ir.Node, conv: ir.Node) -> str:
         return "the norm is in training mode"
     if not m.is_private(conv.outputs[0]):
         return "the convolution's output is used elsewhere too"
-    if not m.is_constant(conv.inputs[1]) or (len(conv.inputs) > 2 and not m.is_constant(conv.inputs[2])):
+    if not m.is_constant(conv.inputs[1]) or (_bias(conv) and not m.is_constant(_bias(conv))):
         return "the convolution's weights are not constant"
     if not all(m.is_constant(value) for value in norm.inputs[1:5]):
         return "the norm's statistics are not constant"
@@ -56,10 +56,14 @@ def _refusal(norm: ir.Node, conv: ir.Node) -> str:
     return ""
 
 
+def _bias(conv: ir.Node) -> ir.Value | None:
+    return conv.inputs[2] if len(conv.inputs) > 2 else None
+
+
 def _write(rewriting: Rewriting, norm: ir.Node, conv: ir.Node) -> None:
     scale, shift, mean, variance = (m.constant(value) for value in norm.inputs[1:5])
     weight = m.constant(conv.inputs[1], limit=WEIGHT_LIMIT)
-    bias = m.constant(conv.inputs[2]) if len(conv.inputs) > 2 else None
+    bias = m.constant(_bias(conv))
     if weight is None or scale is None or shift is None or mean is None or variance is None:
         rewriting.miss("conv_batch_norm", norm, f"a weight is larger than {WEIGHT_LIMIT} elements")
         return

@@ -12,6 +12,7 @@ from typing import Any
 import onnx_ir as ir
 import torch
 import transformers
+from onnxscript.optimizer import fold_constants
 from torch import nn
 
 LAYERS = 2
@@ -27,7 +28,7 @@ class Example:
         inputs: Example inputs by name, in order.
         dynamic: Names of the dynamic dimensions per input: {"input_ids": ("batch", "tokens")}; None is fixed.
         expected: How often each pattern is in it, as its source is written.
-        optimize: Whether the exporter tidies up, which already folds batch norms.
+        optimize: Whether the exporter tidies up, which already folds batch norms; else only constants are folded.
     """
 
     module: nn.Module
@@ -299,4 +300,6 @@ def export(name: str, attention: str = "sdpa", opset: int | None = None) -> tupl
             output_names=["result"],
         )
     assert program is not None
+    if not example.optimize:
+        fold_constants(program.model)
     return program.model, example

@@ -194,3 +194,37 @@ def test_the_output_keeps_its_name_and_inputs_their_order() -> None:
     FuseAttention().apply(graph, context())
     assert [value.name for value in graph.graph.inputs] == names
     assert [value.name for value in graph.graph.outputs] == ["y"]
+
+
+def test_a_cache_in_front_of_the_keys_stays_and_the_attention_behind_it_fuses() -> None:
+    body = "k = Concat<axis=2>(pk, nk) v = Concat<axis=2>(pv, nv) " + PLAIN.format("a = Mul(s, scale)", "a")
+    inputs = "float[B,4,S,16] q, float[B,4,T,16] pk, float[B,4,S,16] nk, float[B,4,T,16] pv, float[B,4,S,16] nv"
+    outputs = "float[B,4,S,16] y, float[B,4,C,16] k, float[B,4,C,16] v"
+    before, after = model(body, inputs, outputs), model(body, inputs, outputs)
+    assert FuseAttention().apply(after, context()).rewrites == 1
+    assert operators(after) == {"Concat": 2, "Attention": 1}
+    old, new = run(before, feeds(before)), run(after, feeds(before))
+    for name in old:
+        np.testing.assert_allclose(new[name], old[name], atol=2**-14)
+
+
+def test_packed_projections_fuse() -> None:
+    body = (
+        "r = Reshape(x, five) t = Transpose<perm=[2,0,3,1,4]>(r) qq, kk, vv = Split<axis=0, num_outputs=3>(t)"
+        " qs = Squeeze(qq, axis) ks = Squeeze(kk, axis) vs = Squeeze(vv, axis) kt = Transpose<perm=[0,1,3,2]>(ks)"
+        " s = MatMul(qs, kt) p = Softmax(s) y = MatMul(p, vs)"
+    )
+    text = f"{HEADER} g (float[B,S,192] x) => (float[B,4,S,16] y) "
+    text += f"<int64[5] five = {{0, 0, 3, 4, 16}}, int64[1] axis = {{0}}> {{ {body} }}"
+    before, after = ir.from_onnx_text(text), ir.from_onnx_text(text)
+    assert FuseAttention().apply(after, context()).rewrites == 1
+    np.testing.assert_allclose(run(after, feeds(before))["y"], run(before, feeds(before))["y"], atol=2**-14)
+
+
+def test_scores_in_half_precision_widened_around_the_softmax_fuse_for_tensorrt() -> None:
+    body = "t = Transpose<perm=[0,1,3,2]>(k) s = MatMul(q, t) w = Cast<to=1>(s) p = Softmax(w) h = Cast<to=10>(p)"
+    graph = model(body + " y = MatMul(h, v)", QKV.replace("float[", "float16["), "float16[B,4,S,16] y")
+    result = FuseAttention().apply(graph, context(TENSORRT))
+    assert (result.rewrites, result.notes) == (1, ())
+    attention = graph.graph[0]
+    assert attention.attributes.get_int("softmax_precision", 0) == 1

@@ -7,8 +7,9 @@ from tests.support.graphs import assert_same_outputs, graph, operators
 from tests.support.runner import TENSORRT, context
 
 WEIGHTS = (
-    "float root = {1.4142135}, float inverse = {0.70710677}, float half = {0.5}, float one = {1.0}, float three = {3.0},"
-    " float two = {2.0}, float cube = {0.044715}, float c = {0.7978845608}, float quick = {1.702}, float wrong = {0.6}"
+    "float root = {1.4142135}, float inverse = {0.70710677}, float half = {0.5}, float one = {1.0}"
+    ", float three = {3.0}, float two = {2.0}, float cube = {0.044715}, float c = {0.7978845608}"
+    ", float quick = {1.702}, float wrong = {0.6}"
 )
 ERF = {
     "division first": "d = Div(x, root) e = Erf(d) a = Add(e, one) m = Mul(x, a) y = Mul(m, half)",

@@ -10,16 +10,15 @@ WEIGHTS = (
     "float[8] w = {1,2,3,4,5,6,7,8}, float[8] b = {8,7,6,5,4,3,2,1}, float eps = {0.00001}, float two = {2.0},"
     " int64[1] last = {-1}, int64[1] tokens = {1}"
 )
+ROOT = "m = ReduceMean(q, last) s = Add(m, eps) r = Sqrt(s) "
 HEAD = "a = ReduceMean(x, last) d = Sub(x, a) "
 SPELLINGS = {
-    "Pow and Div": HEAD
-    + "q = Pow(d, two) m = ReduceMean(q, last) s = Add(m, eps) r = Sqrt(s) n = Div(d, r) k = Mul(n, w) y = Add(k, b)",
+    "Pow and Div": HEAD + "q = Pow(d, two) " + ROOT + "n = Div(d, r) k = Mul(n, w) y = Add(k, b)",
     "Mul and Reciprocal": HEAD
-    + "q = Mul(d, d) m = ReduceMean(q, last) s = Add(eps, m) r = Sqrt(s) i = Reciprocal(r) n = Mul(d, i) k = Mul(w, n) y = Add(b, k)",
-    "no bias": HEAD
-    + "q = Mul(d, d) m = ReduceMean(q, last) s = Add(m, eps) r = Sqrt(s) n = Div(d, r) y = Mul(n, w)",
-    "neither scale nor bias": HEAD
-    + "q = Mul(d, d) m = ReduceMean(q, last) s = Add(m, eps) r = Sqrt(s) y = Div(d, r)",
+    + "q = Mul(d, d) m = ReduceMean(q, last) s = Add(eps, m) r = Sqrt(s) "
+    + "i = Reciprocal(r) n = Mul(d, i) k = Mul(w, n) y = Add(b, k)",
+    "no bias": HEAD + "q = Mul(d, d) " + ROOT + "n = Div(d, r) y = Mul(n, w)",
+    "neither scale nor bias": HEAD + "q = Mul(d, d) " + ROOT + "y = Div(d, r)",
 }
 ENDS = ("float[B,S,8] x", "float[B,S,8] y", WEIGHTS)
 

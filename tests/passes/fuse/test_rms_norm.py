@@ -6,7 +6,10 @@ from passes.fuse.rms_norm import FuseRmsNorm
 from tests.support.graphs import assert_same_outputs, graph, operators
 from tests.support.runner import CPU, context
 
-WEIGHTS = "float[8] w = {1,2,3,4,5,6,7,8}, float eps = {0.00001}, float two = {2.0}, float one = {1.0}, int64[1] last = {-1}"
+WEIGHTS = (
+    "float[8] w = {1,2,3,4,5,6,7,8}, float eps = {0.00001}, float two = {2.0}, float one = {1.0}"
+    ", int64[1] last = {-1}"
+)
 TAIL = "s = Add(m, eps) r = Sqrt(s) "
 SPELLINGS = {
     "Pow, Reciprocal": "q = Pow(x, two) m = ReduceMean(q, last) "
