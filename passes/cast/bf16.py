@@ -48,4 +48,6 @@ class CastBf16(Pass):
         opset.lift(model, OPSET)
         infer_shapes(model)
         largest = float(ml_dtypes.finfo(ml_dtypes.bfloat16).max)
-        return cast(model, Rules(ir.DataType.BFLOAT16, self.skip, self.keep_ops, largest), context)
+        result = cast(model, Rules(ir.DataType.BFLOAT16, self.skip, self.keep_ops, largest), context)
+        infer_shapes(model)
+        return result

@@ -47,4 +47,6 @@ class CastFp16(Pass):
         """Cast every node of the main graph that can be cast, and name the others."""
         infer_shapes(model)
         rules = Rules(ir.DataType.FLOAT16, self.skip, self.keep_ops, LARGEST / self.headroom)
-        return cast(model, rules, context)
+        result = cast(model, rules, context)
+        infer_shapes(model)
+        return result
