@@ -4,28 +4,35 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check format docs clean
+.PHONY: demo test check format clean
 
-$(VENV)/installed: pyproject.toml constraints.txt
+$(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
+
+# torch first and pinned: an open range would take a build with several gigabytes of CUDA packages.
+$(VENV)/examples: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt "torch==2.13.0"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[examples]"
+	touch $@
+
+$(VENV)/test: $(VENV)/examples
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test]"
 	touch $@
 
-demo: $(VENV)/installed  ## optimise a real sentence-embedding model and judge it
+demo: $(VENV)/examples  ## optimise a real sentence-embedding model and judge it
 	$(BIN)/optimize run recipes/minilm-int8-cpu.yaml
 
 test: check  ## linters, type checker, architecture, then every test
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-check: $(VENV)/installed
+check: $(VENV)/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: $(VENV)/installed
+format: $(VENV)/test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
