@@ -11,7 +11,7 @@ import onnx
 import onnx.parser
 import pytest
 
-from optimize.engines import onnxruntime_artifact, onnxruntime_providers
+from optimize.engines import onnxruntime_artifact, onnxruntime_faults, onnxruntime_providers
 from optimize.engines.base import Artifact, AxisRange, BuildRequest
 from optimize.engines.onnxruntime import OnnxRuntimeEngine, OnnxRuntimeOptions
 from optimize.engines.onnxruntime_artifact import integer_nodes
@@ -109,6 +109,20 @@ def test_a_relu_dropped_before_fp8_is_found_and_only_the_culprit_is_left_out(rel
     assert "changes the results" in artifact.details["notes"][0]
     with engine.open(artifact.path) as session:
         assert relative_l2(truth, session.run({"x": x})["y"]) < 0.01
+
+
+def test_a_fault_that_no_suspect_explains_lowers_the_whole_level(
+    relu_then_fp8: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnxruntime_faults, "SUSPECTS", ())
+    _, artifact = build(relu_then_fp8)
+    assert (artifact.details["level"], artifact.details["disabled_optimizers"]) == ("basic", [])
+    assert "built with graph optimisation 'basic'" in artifact.details["notes"][-1]
+
+
+def test_a_level_asked_for_is_never_raised(relu_then_fp8: Path) -> None:
+    _, artifact = build(relu_then_fp8, graph_optimization="basic")
+    assert (artifact.details["level"], artifact.details["notes"]) == ("basic", [])
 
 
 def test_verification_can_be_left_out_on_request(relu_then_fp8: Path) -> None:
