@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import onnx_ir as ir
-from onnxscript import version_converter
-from onnxscript.version_converter._version_converter import VersionConverterError
 
 from passes.base import PassFailed
 
@@ -31,6 +29,10 @@ def lift(model: ir.Model, least: int, why: str = "a fused operator") -> None:
     before = current(model)
     if before >= least:
         return
+    # onnxscript takes a while to import; reading a recipe, which imports every pass it names, should not wait
+    from onnxscript import version_converter
+    from onnxscript.version_converter._version_converter import VersionConverterError
+
     try:
         version_converter.convert_version(model, least, fallback=True)
     except VersionConverterError as fault:
