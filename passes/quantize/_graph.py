@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import onnx_ir as ir
 
 from passes import names
+from passes.qdq import Editor
 from passes.quantize._weights import Weight
 
 
@@ -59,6 +60,37 @@ def insert_early(graph: ir.Graph, nodes: Sequence[ir.Node], readers: Sequence[ir
     """
     alone = len(readers) == 1 and readers[0].graph is graph
     graph.insert_before(readers[0] if alone else graph[0], list(nodes))
+
+
+def insert_weight_nodes(
+    editor: Editor,
+    weight: Weight,
+    tensors: Mapping[str, ir.TensorProtocol],
+    build: Callable[[Mapping[str, ir.Value]], Sequence[ir.Node]],
+) -> None:
+    """Register a weight's new tensors and let its uses read what `build`'s nodes make of them.
+
+    Args:
+        editor: Names; not shared with a pass that names things otherwise at the same time.
+        weight: The weight that is replaced.
+        tensors: New tensors by part; a part's initializer is called `<weight>.<part>`.
+        build: Given the parts' values, returns nodes in order; the last one's first output is the weight.
+    """
+    graph = owning_graph(weight.value)
+    held = {
+        part: add_initializer(graph, editor.fresh(f"{weight.name}.{part}"), tensor)
+        for part, tensor in tensors.items()
+    }
+    nodes = list(build(held))
+    for node in nodes:
+        node.name = editor.fresh(f"{weight.name}/{node.op_type}")
+        for output in node.outputs:
+            output.name = editor.fresh(f"{weight.name}.{node.op_type.lower()}")
+    result = nodes[-1].outputs[0]
+    result.type, result.shape = ir.TensorType(weight.tensor.dtype), ir.Shape(weight.shape)
+    if any(node.domain for node in nodes):
+        graph.opset_imports.setdefault(next(node.domain for node in nodes if node.domain), 1)
+    replace_weight(weight, graph, nodes, result)
 
 
 def replace_weight(weight: Weight, graph: ir.Graph, nodes: Sequence[ir.Node], replacement: ir.Value) -> None:

@@ -62,6 +62,8 @@ class Weight:
     def channel_axis(self) -> int:
         """The axis of the output channels (N)."""
         rank = len(self.shape)
+        if self.uses[0].node.op_type == "Conv":
+            return 0
         return rank - 1 if self.axis == rank - 2 else rank - 2
 
     @property
@@ -142,6 +144,8 @@ def _weight_of(node: ir.Node) -> tuple[ir.Value, Use, int] | str:
     rank = len(tensor.shape)
     if rank < 2:
         return f"its weight has {rank} dimension, needs 2 or more"
+    if node.op_type == "Conv":
+        return (value, Use(node), 1) if through is None else "its weight passes through Transpose"
     if rank > 2 and node.op_type == "Gemm":
         return f"its weight has {rank} dimensions, Gemm takes 2"
     if through is not None:
@@ -157,7 +161,7 @@ def _reason_against(value: ir.Value, uses: Sequence[tuple[Use, int]]) -> str | N
     """Why a weight with these uses stays in floating point, or None."""
     if value.is_graph_output():
         return f"its weight '{value.name}' is also a graph output"
-    axes = {axis for _, axis in uses}
+    axes = {(axis, use.node.op_type == "Conv") for use, axis in uses}
     if len(axes) > 1:
         return f"its weight '{value.name}' is shared with a product that sums over the other axis"
     known = {use.through or use.node for use, _ in uses}

@@ -1,0 +1,80 @@
+"""The two-level and power-of-two block formats, NVFP4, MXFP4 and MXFP8, in plain NumPy.
+
+NVFP4: E2M1 elements, 16 to a block; a block's scale is E4M3 and is itself scaled by one float32 per tensor, so
+`value = element * block scale * global scale` (NVIDIA TensorRT developer guide, "Quantized types").
+MXFP4, MXFP8: E2M1 or E4M3 elements, 32 to a block, a power of two per block (OCP Microscaling v1.0).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+
+from passes.numerics import FP4_E2M1, FP8_E4M3
+
+Array = npt.NDArray[Any]
+Float32 = npt.NDArray[np.float32]
+
+NVFP4_BLOCK = 16
+MX_BLOCK = 32
+
+LEAST_SCALE = float(ml_dtypes.finfo(ml_dtypes.float8_e4m3fn).smallest_subnormal)
+
+
+def nvfp4_global_scale(amax: float) -> np.float32:
+    """The tensor's scale: the block scale of the block that holds `amax` then uses E4M3's full range.
+
+    Args:
+        amax: Largest magnitude in the tensor (for an activation: on the calibration data).
+
+    Returns:
+        `amax / (6 * 448)`, or 1 for a tensor of zeros.
+    """
+    scale = np.float32(amax) / np.float32(FP4_E2M1.highest * FP8_E4M3.highest)
+    return (
+        scale if scale >= np.finfo(np.float32).tiny else np.float32(1 if amax == 0 else np.finfo(np.float32).tiny)
+    )
+
+
+def nvfp4_block_scale(amax: Array, global_scale: np.float32, highest: float = FP4_E2M1.highest) -> Array:
+    """Block scales in E4M3, positive, so that a block's `amax` lands on `highest`.
+
+    Args:
+        amax: Largest magnitude per block.
+        global_scale: The tensor's scale.
+        highest: The element that `amax` becomes; 6 uses the whole grid, 4 the finer part of it.
+    """
+    scale = np.asarray(amax, np.float32) / np.float32(highest) / global_scale
+    stored: Array = np.clip(scale, LEAST_SCALE, FP8_E4M3.highest).astype(FP8_E4M3.dtype)
+    return stored
+
+
+def round_e2m1(steps: Float32) -> Float32:
+    """The nearest E2M1 values (0, 0.5, 1, 1.5, 2, 3, 4, 6 and their negatives), ties to even, saturating.
+
+    What a cast to `float4_e2m1fn` gives after clipping, kept in float32 and in operations that also exist in
+    ONNX, so that a simulation in a graph can follow it bit for bit.
+    """
+    magnitude = np.abs(steps)
+    spacing = np.where(magnitude < 2, np.float32(0.5), np.where(magnitude < 4, np.float32(1), np.float32(2)))
+    rounded: Float32 = np.clip(np.rint(steps / spacing) * spacing, np.float32(-6), np.float32(6))
+    return rounded
+
+
+def nvfp4_dynamic(x: Float32, global_scale: np.float32) -> Float32:
+    """Quantize and dequantize `x` along its last axis as TensorRT's `TRT_FP4DynamicQuantize` announces it.
+
+    Args:
+        x: Last axis a multiple of 16.
+        global_scale: The activation's tensor scale, fixed by calibration.
+
+    Returns:
+        What the two DequantizeLinear after the operator give, shaped like `x`.
+    """
+    blocks = np.asarray(x, np.float32).reshape(*x.shape[:-1], -1, NVFP4_BLOCK)
+    amax = np.abs(blocks).max(axis=-1, keepdims=True)
+    step = nvfp4_block_scale(amax, global_scale).astype(np.float32) * global_scale
+    return (round_e2m1(blocks / step) * step).reshape(x.shape)

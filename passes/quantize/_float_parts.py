@@ -1,0 +1,129 @@
+"""The tensors and nodes that an FP8 or FP4 weight is stored as, evaluated when they are written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from passes import block_formats, numerics
+from passes.base import PassFailed
+from passes.quantize import _float_blocks
+from passes.quantize._lazy import Parts, reading
+from passes.quantize._weights import Weight
+
+Array = npt.NDArray[Any]
+FloatFormat = Literal["fp8", "fp8_block", "mxfp8", "mxfp8_trt", "nvfp4", "mxfp4"]
+"""`mxfp8_trt` is MXFP8 for TensorRT's own operator, `mxfp8` the same numbers for standard ONNX."""
+
+TRT_DOMAIN = "trt"
+
+
+class FloatParts:
+    """Elements, scales and dequantizing nodes of one weight.
+
+    Args:
+        weight: The weight; its summed axis is a multiple of the block.
+        layout: The stored format.
+        block_size: Elements per block, for `fp8_block`; the other formats have their own.
+        search: Choose NVFP4 block scales by least squared error.
+    """
+
+    def __init__(self, weight: Weight, layout: FloatFormat, *, block_size: int = 32, search: bool = False) -> None:
+        self._weight = weight
+        self._format = layout
+        self._search = search
+        own = {"nvfp4": block_formats.NVFP4_BLOCK, "fp8_block": block_size}
+        self._block = own.get(layout, block_formats.MX_BLOCK)
+
+    def tensors(self) -> dict[str, ir.LazyTensor]:
+        """The lazy tensors by part: `codes`, `scales`, and `global_scale` or `zero_point` where there is one."""
+        weight, parts = self._weight, Parts(self._compute)
+        four = self._format in ("nvfp4", "mxfp4")
+        codes = ir.DataType.FLOAT4E2M1 if four else ir.DataType.FLOAT8E4M3FN
+        grid = tuple(size // self._block if axis == weight.axis else size for axis, size in enumerate(weight.shape))
+        kinds: dict[str, tuple[ir.DataType, tuple[int, ...]]] = {"codes": (codes, weight.shape)}
+        if self._format == "fp8":
+            channels = weight.shape[weight.channel_axis]
+            kinds["scales"] = (weight.tensor.dtype, (channels,))
+            kinds["zero_point"] = (ir.DataType.FLOAT8E4M3FN, (channels,))
+        elif self._format == "nvfp4":
+            kinds["scales"] = (ir.DataType.FLOAT8E4M3FN, grid)
+            kinds["global_scale"] = (ir.DataType.FLOAT, ())
+        elif self._format == "mxfp8_trt":
+            kinds["scales"] = (ir.DataType.UINT8, grid)
+        else:
+            kinds["scales"] = (weight.tensor.dtype, grid)
+        return {part: parts.tensor(part, part, dtype, shape) for part, (dtype, shape) in kinds.items()}
+
+    def nodes(self, held: Mapping[str, ir.Value]) -> list[ir.Node]:
+        """The nodes that turn the parts back into a weight; the last one's output is the weight."""
+        weight = self._weight
+        blocks: dict[str, int] = {"axis": weight.axis, "block_size": self._block}
+        if self._format == "fp8":
+            inputs = [held["codes"], held["scales"], held["zero_point"]]
+            return [ir.node("DequantizeLinear", inputs, {"axis": weight.channel_axis})]
+        if self._format == "mxfp8_trt":
+            blocks["output_dtype"] = int(weight.tensor.dtype)
+            inputs = [held["codes"], held["scales"]]
+            return [ir.node("TRT_MXFP8DequantizeLinear", inputs, blocks, domain=TRT_DOMAIN)]
+        if self._format != "nvfp4":
+            return [ir.node("DequantizeLinear", [held["codes"], held["scales"]], blocks)]
+        nodes = [ir.node("DequantizeLinear", [held["scales"], held["global_scale"]])]
+        if weight.tensor.dtype != ir.DataType.FLOAT:
+            # The global scale of an FP16 weight is about 1e-5, where float16 keeps few digits.
+            nodes.append(ir.node("Cast", nodes[-1].outputs, {"to": int(weight.tensor.dtype)}))
+        nodes.append(ir.node("DequantizeLinear", [held["codes"], nodes[-1].outputs[0]], blocks))
+        return nodes
+
+    def _compute(self) -> dict[str, ir.TensorProtocol]:
+        weight = self._weight
+        with reading(weight.tensor) as stored:
+            try:
+                return self._quantize(stored)
+            except ValueError as fault:
+                raise PassFailed(
+                    f"{self._format}: weight '{weight.name}' cannot be quantized: {fault}. Name its node under "
+                    "skip, or mend the weight."
+                ) from fault
+
+    def _quantize(self, stored: Array) -> dict[str, ir.TensorProtocol]:
+        weight = self._weight
+        kind = stored.dtype
+        if self._format == "fp8":
+            made = _float_blocks.quantize_fp8_channels(stored, weight.channel_axis, kind)
+            zeros = np.zeros(made.scales.shape, numerics.FP8_E4M3.dtype)
+            return {
+                "codes": ir.Tensor(made.codes),
+                "scales": ir.Tensor(made.scales),
+                "zero_point": ir.Tensor(zeros),
+            }
+        four = self._format in ("nvfp4", "mxfp4")
+        grid = numerics.FP4_E2M1 if four else numerics.FP8_E4M3
+        global_scale = np.float32(1)
+        if self._format == "nvfp4":
+            global_scale = block_formats.nvfp4_global_scale(_float_blocks.amax_of(stored))
+            kind, choose = numerics.FP8_E4M3.dtype, _float_blocks.nvfp4(global_scale, search=self._search)
+        elif self._format == "fp8_block":
+            choose = _float_blocks.block_range(grid, kind)
+        else:
+            kind = numerics.E8M0 if self._format == "mxfp8_trt" else kind
+            choose = _float_blocks.block_power_of_two(grid, kind)
+        made = _float_blocks.quantize_float_blocks(stored, weight.axis, self._block, grid, choose, kind)
+        shape = tuple(
+            size // self._block if axis == weight.axis else size for axis, size in enumerate(weight.shape)
+        )
+        scales = made.scales.reshape(shape)
+        codes: ir.TensorProtocol = ir.Tensor(made.codes)
+        if four:
+            codes = ir.PackedTensor(made.codes, ir.DataType.FLOAT4E2M1, shape=weight.shape)
+        parts: dict[str, ir.TensorProtocol] = {
+            "codes": codes,
+            "scales": ir.Tensor(scales.view(np.uint8) if self._format == "mxfp8_trt" else scales),
+        }
+        if self._format == "nvfp4":
+            parts["global_scale"] = ir.Tensor(np.array(global_scale, np.float32))
+        return parts

@@ -1,0 +1,179 @@
+"""Weights, and activations too, of matrix products and convolutions in 8-bit floating point (E4M3).
+
+Before: `y = MatMul(x, w)`
+After: `y = MatMul(DequantizeLinear(QuantizeLinear(x, s)), DequantizeLinear(codes, scales))`, codes FLOAT8E4M3FN
+shaped like w, one scale per output channel, s one scale per tensor from calibration
+After (`activations: none`): the same without the pair on x
+After (`block_size: 32`): scales along K, one per block; with `scales: power_of_two` this is MXFP8
+
+Every quantizer has an explicit zero point of 0: ONNX Runtime moves DequantizeLinear without one to where its
+result is wrong. Leaves alone, by name: what `skip` names, computed or left-hand weights, 1-D weights, weights
+that something else reads in floating point, K not a multiple of the block, inputs without a range.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+import onnx_ir as ir
+import pydantic
+
+from passes import numerics
+from passes.base import Pass, PassContext, PassResult, Pattern, Skip
+from passes.calibration import Method, MethodName, collect
+from passes.opset import lift
+from passes.qdq import Editor, fake_quantize
+from passes.quantize._float_parts import FloatFormat, FloatParts
+from passes.quantize._graph import insert_weight_nodes
+from passes.quantize._weights import Use, Weight, find_weights
+from passes.target import Target
+
+
+class QuantizeFp8(Pass):
+    """Store weights as E4M3 numbers and, with calibration data, quantize what meets them too.
+
+    Weights stay lazy: each is read, quantized and written when the model is saved, one at a time.
+    """
+
+    ops: tuple[Literal["MatMul", "Gemm", "Conv"], ...] = pydantic.Field(
+        ("MatMul", "Gemm", "Conv"), description="Operator types that are quantized."
+    )
+    skip: tuple[str, ...] = pydantic.Field(
+        (), description="Nodes to leave alone: shell patterns of node names, modules or operator types."
+    )
+    activations: Literal["static", "none"] = pydantic.Field(
+        "static", description="`static`: one scale per input tensor, from calibration; `none`: weights only."
+    )
+    calibration: MethodName = pydantic.Field(
+        "minmax", description="How an input's range is chosen from the calibration data."
+    )
+    block_size: Literal[0, 32, 64, 128] = pydantic.Field(
+        0, description="Elements along K that share a scale (weights only); 0 is one scale per output channel."
+    )
+    scales: Literal["float", "power_of_two"] = pydantic.Field(
+        "float", description="`power_of_two` with block_size 32 is the MXFP8 format."
+    )
+
+    @pydantic.model_validator(mode="after")
+    def _options_agree(self) -> QuantizeFp8:
+        if self.block_size and self.activations == "static":
+            raise ValueError("block_size is for weights alone: set activations: none, or block_size: 0")
+        if self.scales == "power_of_two" and self.block_size != 32:
+            raise ValueError(f"power_of_two scales belong to blocks of 32, not block_size {self.block_size}")
+        return self
+
+    def requires_calibration(self) -> bool:
+        """Static activations need ranges."""
+        return self.activations == "static"
+
+    def check(self, target: Target) -> str | None:
+        """Why `target` cannot run what these options write, or None."""
+        if "fp8" not in target.precisions + target.emulated and target.dialect != "onnxruntime":
+            others = [name for name in ("int8", "int4", "fp16") if name in target.precisions]
+            return f"FP8 needs Ada, Hopper or newer; this target is {target.title}: use {' or '.join(others)}."
+        legal = target.quantize.block_sizes.get("fp8")
+        if self.block_size and legal and self.block_size not in legal:
+            return f"{target.title} takes FP8 blocks of {', '.join(map(str, legal))}, not {self.block_size}."
+        return None
+
+    def apply(self, model: ir.Model, context: PassContext) -> PassResult:
+        """Replace every weight that can be quantized; the rest is listed with its reason."""
+        weights, skips = find_weights(model, self.ops, self.skip)
+        kept: list[Weight] = []
+        for weight in weights:
+            reason = self._reason_against(weight)
+            if reason is None:
+                kept.append(weight)
+            else:
+                skips += [_skip(use, reason) for use in weight.uses]
+        notes: tuple[str, ...] = ()
+        amax: Mapping[str, float] = {}
+        if self.activations == "static" and kept:
+            kept, amax, unseen, notes = self._with_ranges(model, kept, context)
+            skips += unseen
+        if not kept:
+            return PassResult(patterns=(Pattern("fp8", 0),), skips=tuple(skips), notes=notes)
+
+        lift(model, 21 if self.block_size else 19, "FP8")
+        layout: FloatFormat = "fp8"
+        if self.block_size:
+            layout = "fp8_block"
+            if self.scales == "power_of_two":
+                layout = "mxfp8_trt" if context.target.dialect == "tensorrt" else "mxfp8"
+        editor = Editor(model)
+        changed: list[str] = []
+        before = after = 0
+        for done, weight in enumerate(kept):
+            parts = FloatParts(weight, layout, block_size=self.block_size or 32)
+            tensors = parts.tensors()
+            before += weight.tensor.nbytes
+            after += sum(tensor.nbytes for tensor in tensors.values())
+            changed += [use.module or use.node.name or use.node.op_type for use in weight.uses]
+            if self.activations == "static":
+                for use in weight.uses:
+                    _quantize_input(editor, use.node, weight.tensor.dtype, amax)
+            insert_weight_nodes(editor, weight, tensors, parts.nodes)
+            context.progress("quantize.fp8", done + 1, len(kept))
+        return PassResult(
+            patterns=(Pattern("fp8", len(changed)),),
+            skips=tuple(skips),
+            changed=tuple(changed),
+            figures={"weight bytes before": before, "weight bytes after": after},
+            notes=notes,
+        )
+
+    def _reason_against(self, weight: Weight) -> str | None:
+        if 0 in weight.shape:
+            return f"its weight '{weight.name}' is empty"
+        if not self.block_size:
+            rank = len(weight.shape)
+            if rank > 2 and weight.uses[0].node.op_type != "Conv":
+                return f"its weight has {rank} dimensions; scales per channel take 2: set block_size"
+            return None
+        if weight.uses[0].node.op_type == "Conv":
+            return "Conv has no blocks along K: set block_size: 0 for it"
+        if weight.summed % self.block_size:
+            return f"its weight sums over K = {weight.summed}, not a multiple of block_size {self.block_size}"
+        return None
+
+    def _with_ranges(
+        self, model: ir.Model, weights: list[Weight], context: PassContext
+    ) -> tuple[list[Weight], Mapping[str, float], list[Skip], tuple[str, ...]]:
+        """The weights whose inputs all have a range, the ranges, the other nodes, and calibration's notes."""
+        uses = [use for weight in weights for use in weight.uses]
+        seen = [_input_name(use) for use in uses if use.node.graph is model.graph]
+        names = list(dict.fromkeys(name for name in seen if name))
+        method = Method(name=self.calibration)
+        found = collect(model, names, context, method, numerics.FP8_E4M3, symmetric=True)
+        kept, skips = [], []
+        for weight in weights:
+            missing = next((_input_name(use) for use in weight.uses if _input_name(use) not in found.of), None)
+            if missing is None:
+                kept.append(weight)
+                continue
+            why = found.unusable.get(missing, "lies in a sub-graph, where calibration does not reach")
+            skips += [_skip(use, f"its input '{missing}' {why}") for use in weight.uses]
+        return kept, {name: found.of[name].amax for name in found.of}, skips, found.notes
+
+
+def _skip(use: Use, reason: str) -> Skip:
+    return Skip(use.node.name or use.node.op_type, reason, use.module)
+
+
+def _input_name(use: Use) -> str:
+    source = use.node.inputs[0]
+    return "" if source is None else source.name or ""
+
+
+def _quantize_input(editor: Editor, node: ir.Node, dtype: ir.DataType, amax: Mapping[str, float]) -> None:
+    source = node.inputs[0]
+    assert source is not None
+    graph = node.graph
+    assert isinstance(graph, ir.Graph)
+    name = source.name or ""
+    step = numerics.symmetric_scale(np.array(amax[name]), numerics.FP8_E4M3, dtype.numpy())
+    scale = editor.constant(f"{name}.scale", step)
+    zero = editor.constant("fp8_zero", np.zeros((), numerics.FP8_E4M3.dtype))
+    node.replace_input_with(0, fake_quantize(editor, source, graph, scale, zero, None))
