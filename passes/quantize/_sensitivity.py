@@ -1,0 +1,92 @@
+"""How much each layer's own output errs when it alone is quantized: all layers in one run over the data.
+
+Before: y = MatMul(x, w)
+After:  y = MatMul(x, w);  t = MatMul(x, w)  [the twin, quantized];  error = ReduceSumSquare(t - y)
+
+Every twin reads the floating-point activation, so that no layer answers for another's error.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import onnx_ir as ir
+
+from passes.base import Pass, PassContext, PassFailed
+from passes.names import module_of
+from passes.qdq import Editor
+
+TWIN = "sensitivity_twin_of_"
+
+
+@dataclasses.dataclass(frozen=True)
+class Sensitivity:
+    """One layer in one format.
+
+    Attributes:
+        error: Squared error of the layer's output over its squared norm, both over all calibration data.
+        reason: Why the format cannot take the layer, or "".
+    """
+
+    error: float
+    reason: str = ""
+
+
+def measure(
+    model: ir.Model, nodes: Sequence[str], quantizer: Pass, context: PassContext
+) -> Mapping[str, Sensitivity]:
+    """Quantize a twin of each layer and compare it with its original on the calibration data.
+
+    Args:
+        model: The floating-point model; it stays as it is.
+        nodes: Names of the layers' nodes in the main graph.
+        quantizer: The format's pass; its `skip` names the originals.
+        context: Calibration data.
+
+    Raises:
+        PassFailed: When there is no calibration data.
+    """
+    if context.calibration is None:
+        raise PassFailed(
+            "auto: sensitivity is measured on calibration data, and there is none. "
+            "Add `calibration:` to the recipe."
+        )
+    work = model.clone()
+    editor = Editor(work)
+    by_name = {node.name: node for node in work.graph}
+    errors: dict[str, str] = {}
+    for name in nodes:
+        original = by_name[name]
+        output = original.outputs[0]
+        twin = editor.node(
+            original.op_type, original.inputs, [f"{output.name}_twin"], attributes=original.attributes
+        )
+        twin.name = TWIN + name
+        twin.outputs[0].type, twin.outputs[0].shape = output.type, output.shape
+        difference = editor.node("Sub", [twin.outputs[0], output], [f"{output.name}_difference"])
+        lost = editor.node(
+            "ReduceSumSquare", [difference.outputs[0]], [f"{output.name}_error"], attributes={"keepdims": 0}
+        )
+        whole = editor.node("ReduceSumSquare", [output], [f"{output.name}_energy"], attributes={"keepdims": 0})
+        work.graph.insert_after(original, [twin, difference, lost, whole])
+        errors[name] = str(output.name)
+    result = quantizer.apply(work, context)
+    refused = {item.node: item.reason for item in result.skips}
+    watched = [f"{output}_{what}" for output in errors.values() for what in ("error", "energy")]
+    totals = dict.fromkeys(watched, 0.0)
+    for done, observed in enumerate(context.calibration.observe(work, watched)):
+        for key, value in observed.items():
+            totals[key] += float(value)
+        context.progress("measure sensitivity", done + 1, done + 2)
+    return {
+        name: Sensitivity(
+            totals[f"{output}_error"] / max(totals[f"{output}_energy"], 1e-30), refused.get(TWIN + name, "")
+        )
+        for name, output in errors.items()
+    }
+
+
+def layer_label(node: ir.Node) -> str:
+    """What a report calls the layer: its source module where known."""
+    return module_of(node) or node.name or ""

@@ -1,0 +1,245 @@
+"""Auto: quantize as many layers as an accuracy budget allows, and none when it does not pay.
+
+Before: y = MatMul(MatMul(x, a), b)
+After:  the layers that can take it in the first of `formats`, the next ones in the second, the rest as they were
+
+1. Every layer's own error in each format is measured in one run over the calibration data.
+2. A bisection over that ranking finds the worst layers that must stay out; then layers are put back while the
+   budget holds. Every scored candidate counts as one evaluation and appears in the result.
+3. The result is timed against the model as it came: when it is not faster by `min_gain`, nothing is changed.
+
+Leaves alone: layers that cost more accuracy than the budget has, each named with its error and as a recipe line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import glob
+import time
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import onnx_ir as ir
+import pydantic
+
+from passes import layers as weighted
+from passes import registry
+from passes.base import Judge, Pass, PassContext, PassFailed, PassResult, Pattern, Skip
+from passes.layers import Layer
+from passes.qdq import Editor
+from passes.quantize._search import Allowance, Trial, search
+from passes.quantize._sensitivity import Sensitivity, layer_label, measure
+from passes.target import Target
+
+FORMATS = ("int8", "fp8", "fp4", "int4")
+OPS = ("MatMul", "Gemm", "Conv")
+
+
+class QuantizeAuto(Pass):
+    """Search for the fastest mixture of formats that meets an accuracy budget."""
+
+    needs_calibration = True
+
+    formats: tuple[Literal["int8", "fp8", "fp4", "int4"], ...] = pydantic.Field(
+        default=("int8",), min_length=1, description="Formats to try, the most wanted first."
+    )
+    options: dict[str, dict[str, Any]] = pydantic.Field(
+        default_factory=dict,
+        description="Options per format, as its own pass takes them: {int8: {activations: static}}.",
+    )
+    metric: Literal["cosine", "sqnr_db", "relative_l2"] = pydantic.Field(
+        default="cosine", description="What the budget is about, measured on the calibration data."
+    )
+    budget: float = pydantic.Field(
+        default=0.995, description="Worst value of the metric that is accepted (for relative_l2 the largest)."
+    )
+    evaluations: int = pydantic.Field(default=24, ge=1, description="Most candidates that are scored.")
+    minutes: float = pydantic.Field(default=30.0, gt=0, description="Most minutes that the search takes.")
+    min_gain: float = pydantic.Field(
+        default=1.02, ge=1, description="Least speedup, measured, for which quantizing is worth it."
+    )
+
+    def check(self, target: Target) -> str | None:
+        """Every format's own check with its options."""
+        for name in self.formats:
+            try:
+                reason = self._pass(name, ()).check(target)
+            except (pydantic.ValidationError, registry.UnknownPass) as error:
+                return f"format {name} cannot be set up with its options: {error}"
+            if reason:
+                return f"{name}: {reason}"
+        return None
+
+    def apply(self, model: ir.Model, context: PassContext) -> PassResult:
+        """Search, then quantize the model with what was found.
+
+        Raises:
+            PassFailed: Without calibration data or a judge, or when a format's pass fails.
+        """
+        if context.judge is None:
+            raise PassFailed("auto: candidates must be scored, and nothing here can. Run it in a pipeline.")
+        named = _named_layers(model)
+        if not named:
+            return PassResult(patterns=(Pattern("layer", 0),), notes=("No layer with stored weights to quantize.",))
+        until = time.monotonic() + 60 * self.minutes
+        allowance = Allowance(self.evaluations, until)
+        assigned: dict[str, str] = {}
+        steps: list[_Step] = []
+        for name in self.formats:
+            open_layers = [layer for layer in named if layer not in assigned]
+            if not open_layers:
+                break
+            step = self._try_format(model, name, named, assigned, open_layers, context, context.judge, allowance)
+            steps.append(step)
+            assigned.update(dict.fromkeys(step.taken, name))
+        return self._conclude(model, named, assigned, steps, context, context.judge)
+
+    def _try_format(
+        self, model: ir.Model, name: str, named: Mapping[str, Layer], assigned: Mapping[str, str],
+        open_layers: list[str], context: PassContext, judge: Judge, allowance: Allowance,
+    ) -> _Step:  # fmt: skip
+        """Decide which of the open layers take one format, beside what is assigned already."""
+        originals = tuple(glob.escape(node) for node in named)
+        measured = measure(model, open_layers, self._pass(name, originals), context)
+        able = [layer for layer in open_layers if not measured[layer].reason]
+        cost = {layer: float(_elements(named[layer])) for layer in able}
+
+        def score(left_out: frozenset[str]) -> float:
+            trial = {**assigned, **{layer: name for layer in able if layer not in left_out}}
+            candidate = model.clone()
+            self._quantize(candidate, named, trial, context)
+            reached = judge.accuracy(candidate)[self.metric]
+            context.progress("search", self.evaluations - allowance.evaluations, self.evaluations)
+            return -reached if self.metric == "relative_l2" else reached
+
+        least = -self.budget if self.metric == "relative_l2" else self.budget
+        errors = {layer: measured[layer].error for layer in able}
+        left_out, trials = search(able, errors, cost, score, least, allowance)
+        taken = () if left_out is None else tuple(layer for layer in able if layer not in left_out)
+        return _Step(name, measured, trials, taken)
+
+    def _quantize(
+        self, model: ir.Model, named: Mapping[str, Layer], assigned: Mapping[str, str], context: PassContext
+    ) -> list[PassResult]:
+        """Run each format's pass on exactly its layers."""
+        results = []
+        for name in self.formats:
+            others = tuple(glob.escape(node) for node in named if assigned.get(node) != name)
+            if len(others) < len(named):
+                results.append(self._pass(name, others).apply(model, context))
+        return results
+
+    def _pass(self, name: str, skip: tuple[str, ...]) -> Pass:
+        given = dict(self.options.get(name, {}))
+        given["skip"] = (*given.get("skip", ()), *skip)
+        return registry.find(f"quantize.{name}").model_validate(given)
+
+    def _conclude(
+        self, model: ir.Model, named: Mapping[str, Layer], assigned: dict[str, str], steps: list[_Step],
+        context: PassContext, judge: Judge,
+    ) -> PassResult:  # fmt: skip
+        notes = [sentence for step in steps for sentence in step.sentences(self.metric, len(named))]
+        skips = [
+            Skip(layer, self._why_left_out(layer, steps), layer_label(named[layer].node))
+            for layer in named
+            if layer not in assigned
+        ]
+        figures: dict[str, float | int | str] = {"evaluations": sum(len(step.trials) for step in steps)}
+        if not assigned:
+            notes.append(
+                f"Nothing is quantized: no candidate within {self.evaluations} evaluations met the budget."
+            )
+            return PassResult((Pattern("layer", 0),), tuple(skips), figures=figures, notes=tuple(notes))
+        lines = self._recipe(named, assigned)
+        candidate = model.clone()
+        self._quantize(candidate, named, assigned, context)
+        figures["latency ms before"] = before = judge.latency_ms(model)
+        figures["latency ms after"] = after = judge.latency_ms(candidate)
+        if after * self.min_gain > before:
+            notes.append(
+                f"Not worth quantizing: {after:.3g} ms against {before:.3g} ms as it came, a gain of "
+                f"{before / after:.2f} where {self.min_gain:.2f} is asked for. The model is unchanged."
+            )
+            return PassResult((Pattern("layer", 0),), tuple(skips), figures=figures, notes=tuple(notes))
+        labels = tuple(layer_label(named[layer].node) for layer in named if layer in assigned)
+        results = self._quantize(model, named, assigned, context)
+        notes += [note for result in results for note in result.notes]
+        notes.append("The same without a search:\n" + lines)
+        return PassResult(
+            patterns=(Pattern("layer", len(assigned)),),
+            skips=tuple(skips),
+            changed=labels,
+            figures={
+                **figures,
+                **{f"layers in {name}": count for name, count in Counter(assigned.values()).items()},
+            },
+            notes=tuple(notes),
+        )
+
+    def _why_left_out(self, layer: str, steps: list[_Step]) -> str:
+        reasons = []
+        for step in steps:
+            found = step.measured.get(layer)
+            if found is None:
+                continue
+            errs = f"its output errs by {found.error**0.5:.2%}, too much for {self.metric} {self.budget:g}"
+            reasons.append(f"{step.name}: {found.reason or errs}")
+        return "; ".join(reasons)
+
+    def _recipe(self, named: Mapping[str, Layer], assigned: Mapping[str, str]) -> str:
+        """The outcome as recipe lines."""
+        lines: list[str] = []
+        labels = Counter(layer_label(layer.node) for layer in named.values())
+        for name in self.formats:
+            if name not in assigned.values():
+                continue
+            lines.append(f"- quantize.{name}:")
+            lines += [f"    {key}: {value}" for key, value in self.options.get(name, {}).items() if key != "skip"]
+            lines.append("    skip:")
+            lines += [f"      - '{item}'" for item in self.options.get(name, {}).get("skip", ())]
+            for layer, found in named.items():
+                if assigned.get(layer) != name:
+                    label = layer_label(found.node)
+                    lines.append(f"      - '{glob.escape(label if labels[label] == 1 else layer)}'")
+            if lines[-1] == "    skip:":
+                lines[-1] = "    skip: []"
+        return "\n".join(lines)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Step:
+    """What one format came to."""
+
+    name: str
+    measured: Mapping[str, Sensitivity]
+    trials: tuple[Trial, ...]
+    taken: tuple[str, ...]
+
+    def sentences(self, metric: str, layers: int) -> list[str]:
+        """One per trial."""
+        return [
+            f"Trial {number}, {self.name}: {len(trial.left_out)} of {layers} layers left out, "
+            f"{metric} {abs(trial.score) if metric == 'relative_l2' else trial.score:.5g}: "
+            f"{'meets' if trial.met else 'misses'} the budget."
+            for number, trial in enumerate(self.trials, 1)
+        ]
+
+
+def _named_layers(model: ir.Model) -> dict[str, Layer]:
+    """The main graph's layers by node name; nodes without one get it."""
+    found, _ = weighted.find(model, OPS)
+    editor = Editor(model)
+    named = {}
+    for layer in found:
+        if layer.graph is model.graph:
+            layer.node.name = layer.node.name or editor.fresh(f"{layer.node.outputs[0].name}/{layer.node.op_type}")
+            named[layer.node.name] = layer
+    return named
+
+
+def _elements(layer: Layer) -> int:
+    size = 1
+    for length in layer.weight.shape:
+        size *= length
+    return size

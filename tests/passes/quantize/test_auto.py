@@ -1,0 +1,168 @@
+"""The search for a mixture that meets a budget: what it leaves out, what it reports, and when it gives up."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from passes.base import PassFailed
+from passes.quantize._search import Allowance, search
+from passes.quantize.auto import QuantizeAuto
+from passes.quantize.int8 import QuantizeInt8
+from tests.support.calibration import Batches, normal
+from tests.support.runner import TENSORRT, context, run
+
+LAYERS = 6
+STATIC = {"int8": {"activations": "static"}}
+
+
+def branches(spoiled: tuple[int, ...]) -> ir.Model:
+    """The sum of six layers; the spoiled ones have giant weights that cancel, so that INT8 loses the others."""
+    rng = np.random.default_rng(2)
+    lines, arrays, at = [], {}, "x"
+    for index in range(LAYERS):
+        weight = rng.normal(0, 0.05, (32, 32)).astype(np.float32)
+        if index in spoiled:
+            # Rows 2k and 2k+1 see the same input with opposite signs: the giants cancel, their step does not.
+            weight[0], weight[1] = 60, -60
+        arrays[f"w{index}"] = weight
+        lines += [f"[layer{index}] m{index} = MatMul(x, w{index})", f"h{index} = Add(m{index}, {at})"]
+        at = f"h{index}"
+    model = ir.from_onnx_text(
+        '<ir_version: 10, opset_import: ["" : 20]> g (float[n, 32] x0) => (float[n, 32] y) '
+        "{ left = Gather <axis=1> (x0, pair) x = Identity(left) " + " ".join(lines) + f" y = Identity({at}) }}"
+    )
+    arrays["pair"] = np.array([0, 0, *range(2, 32)], np.int64)
+    known = {value.name: value for node in model.graph for value in node.inputs if value is not None}
+    for name, array in arrays.items():
+        value = known[name]
+        value.const_value = ir.tensor(array, name=name)
+        value.type, value.shape = ir.TensorType(value.const_value.dtype), ir.Shape(array.shape)
+        model.graph.register_initializer(value)
+    return model
+
+
+@dataclasses.dataclass
+class RealJudge:
+    """Scores with ONNX Runtime; the latency is counted in layers that still compute in floating point."""
+
+    original: ir.Model
+    data: Batches
+    scored: int = 0
+    slow_when_quantized: bool = False
+
+    def accuracy(self, model: ir.Model) -> dict[str, float]:
+        self.scored += 1
+        cosines, lost, whole = [], 0.0, 0.0
+        for feeds in self.data.feeds():
+            expected, got = run(self.original, feeds)["y"], run(model, feeds)["y"]
+            norms = np.linalg.norm(expected, axis=1) * np.linalg.norm(got, axis=1)
+            cosines.append(float(((expected * got).sum(axis=1) / norms).mean()))
+            lost += float(np.square(got - expected).sum())
+            whole += float(np.square(expected).sum())
+        return {"cosine": float(np.mean(cosines)), "sqnr_db": 0.0, "relative_l2": (lost / whole) ** 0.5}
+
+    def latency_ms(self, model: ir.Model) -> float:
+        weights = [value for value in model.graph.initializers.values() if value.shape and value.shape.rank() == 2]
+        quantized = sum(value.dtype == ir.DataType.INT8 for value in weights)
+        return 10.0 + quantized * (1 if self.slow_when_quantized else -1)
+
+
+def data() -> Batches:
+    return Batches(tuple({"x0": batch["x"]} for batch in normal((128, 32)).batches))
+
+
+def setting(model: ir.Model, **fields: object) -> tuple[RealJudge, object]:
+    judge = RealJudge(model.clone(), data(), **fields)  # type: ignore[arg-type]
+    return judge, context(TENSORRT, calibration=data(), judge=judge)
+
+
+def test_a_model_within_the_budget_is_quantized_whole_with_one_evaluation() -> None:
+    model = branches(())
+    judge, world = setting(model)
+    result = QuantizeAuto(options=STATIC, budget=0.99).apply(model, world)  # type: ignore[arg-type]
+    assert (result.rewrites, judge.scored) == (LAYERS, 1)
+    assert judge.accuracy(model)["cosine"] >= 0.99
+    assert not result.skips
+
+
+def test_exactly_the_spoiled_layers_are_left_out_named_and_pasteable() -> None:
+    model = branches((1, 4))
+    judge, world = setting(model)
+    assert QuantizeInt8(activations="static").apply(whole := model.clone(), world).rewrites == LAYERS  # type: ignore[arg-type]
+    assert judge.accuracy(whole)["cosine"] < 0.999
+    result = QuantizeAuto(options=STATIC, budget=0.999).apply(model, world)  # type: ignore[arg-type]
+    assert {item.node for item in result.skips} == {"layer1", "layer4"}
+    assert all("its output errs by" in item.reason for item in result.skips)
+    assert judge.accuracy(model)["cosine"] >= 0.999
+    paste = result.notes[-1]
+    assert "- quantize.int8:\n    activations: static\n    skip:\n      - 'layer1'\n      - 'layer4'" in paste
+    assert sum(note.startswith("Trial") for note in result.notes) == result.figures["evaluations"]
+
+
+def test_when_quantizing_is_not_faster_the_model_stays_as_it_was() -> None:
+    model = branches(())
+    _, world = setting(model, slow_when_quantized=True)
+    before = ir.to_onnx_text(model)
+    result = QuantizeAuto(options=STATIC, budget=0.9).apply(model, world)  # type: ignore[arg-type]
+    assert result.rewrites == 0
+    assert any(note.startswith("Not worth quantizing: 16 ms against 10 ms") for note in result.notes)
+    assert ir.to_onnx_text(model) == before
+
+
+def test_a_budget_that_nothing_meets_leaves_the_model_and_says_so() -> None:
+    model = branches((0, 1, 2, 3, 4, 5))
+    judge, world = setting(model)
+    result = QuantizeAuto(options=STATIC, budget=0.9999999, evaluations=3).apply(model, world)  # type: ignore[arg-type]
+    assert (result.rewrites, judge.scored) == (0, 3)
+    assert any("Nothing is quantized" in note for note in result.notes)
+    assert len(result.skips) == LAYERS
+
+
+def test_a_second_run_changes_nothing() -> None:
+    model = branches(())
+    _, world = setting(model)
+    QuantizeAuto(options=STATIC, budget=0.99).apply(model, world)  # type: ignore[arg-type]
+    before = Counter(node.op_type for node in model.graph)
+    assert QuantizeAuto(options=STATIC, budget=0.99).apply(model, world).rewrites == 0  # type: ignore[arg-type]
+    assert Counter(node.op_type for node in model.graph) == before
+
+
+def test_the_error_metric_may_be_one_that_should_be_small() -> None:
+    model = branches((3,))
+    judge, world = setting(model)
+    QuantizeAuto(options=STATIC, metric="relative_l2", budget=0.03).apply(model, world)  # type: ignore[arg-type]
+    assert 0 < judge.accuracy(model)["relative_l2"] <= 0.03
+
+
+def test_without_a_judge_or_data_it_says_what_is_missing() -> None:
+    with pytest.raises(PassFailed, match="nothing here can"):
+        QuantizeAuto(options=STATIC).apply(branches(()), context(TENSORRT, calibration=data()))
+    model = branches(())
+    judge = RealJudge(model, data())
+    with pytest.raises(PassFailed, match=r"there is none\. Add `calibration:`"):
+        QuantizeAuto(options=STATIC).apply(model, context(TENSORRT, judge=judge))
+
+
+def test_a_format_that_the_target_refuses_is_refused_before() -> None:
+    assert "activations: static" in str(QuantizeAuto().check(TENSORRT))
+    assert QuantizeAuto(options=STATIC).check(TENSORRT) is None
+    assert "cannot be set up" in str(QuantizeAuto(options={"int8": {"nonsense": 1}}).check(TENSORRT))
+
+
+def test_the_search_finds_the_few_layers_that_matter_among_many() -> None:
+    layers = [f"l{index:02d}" for index in range(64)]
+    bad = {"l07", "l33", "l50"}
+    error = {name: 1.0 if name in bad else 0.01 * (int(name[1:]) % 7) for name in layers}
+    error["l20"] = 2.0  # looks bad, is not
+    left, trials = search(
+        layers, error, dict.fromkeys(layers, 1.0),
+        lambda out: 1.0 - 0.1 * len(bad - out), 0.95, Allowance(40, float("inf")),
+    )  # fmt: skip
+    assert left == bad
+    assert len(trials) <= 15
+    assert trials[0].left_out == frozenset()
