@@ -14,7 +14,7 @@ def _bytes(value: object) -> object:
     return int(parse_limit(value, "bytes")) if isinstance(value, str) else value
 
 
-Bytes = Annotated[int, pydantic.BeforeValidator(_bytes), pydantic.Field(ge=0)]
+Bytes = Annotated[int, pydantic.BeforeValidator(_bytes, json_schema_input_type=int | str), pydantic.Field(ge=0)]
 """A number of bytes, or a size such as "4GiB"."""
 
 

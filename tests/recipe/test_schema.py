@@ -60,6 +60,7 @@ SOURCE = "source: {kind: onnx, path: m.onnx}\n"
         SOURCE + "gates: {metric: {f1: {min: 0.9}}, drop.top1.max: null, accuracy: {cosine: {min: 0.9}}}",
         SOURCE + "seed: ${seed}\nvariables: {seed: 3}\nevaluate: {throughput: {runs: '${runs}'}}",
         SOURCE + "calibration: null\nevaluate: {throughput: null}",
+        SOURCE + "target: h200\nengine: {kind: tensorrt, workspace: 4GiB}",
         "extends: base.yaml\nsource: {ranges: {batch: {maximum: 4}}}\ncalibration: {samples: 3}",
         "source: {kind: torch, factory: 'm:f', arguments: {anything: [1, {a: b}]}}",
     ],
