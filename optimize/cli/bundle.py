@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,32 @@ from optimize import console, errors
 app = typer.Typer(
     help="Hand a finished run over as one verified folder, archive or Triton repository.", no_args_is_help=True
 )
+
+TRITON = "Triton model repository"
+
+
+class Form(enum.Enum):
+    """What a bundle is written as."""
+
+    plain = "plain"
+    triton = "triton"
+
+
+class BackendName(enum.Enum):
+    """Triton's backends."""
+
+    auto = "auto"
+    onnxruntime = "onnxruntime"
+    tensorrt = "tensorrt"
+    python = "python"
+
+
+class PoolingName(enum.Enum):
+    """What follows a model that gives token vectors."""
+
+    none = "none"
+    mean = "mean"
+
 
 BundleArgument = Annotated[
     Path, typer.Argument(metavar="BUNDLE", help="A bundle: a folder or a .tar, .tar.gz, .tgz.", show_default=False)
@@ -30,6 +57,36 @@ def create(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="A new folder, or a file ending in .tar, .tar.gz or .tgz.")
     ],
+    format_: Annotated[
+        Form, typer.Option("--format", help="A plain bundle, or a model repository for Triton Inference Server.")
+    ] = Form.plain,
+    name: Annotated[
+        str | None, typer.Option(help="The model's name.", show_default="the run's", rich_help_panel=TRITON)
+    ] = None,
+    model_version: Annotated[
+        int,
+        typer.Option(help="Version; added when OUTPUT serves the model already.", rich_help_panel=TRITON),
+    ] = 1,
+    versions_kept: Annotated[int, typer.Option(help="Newest versions served at once.", rich_help_panel=TRITON)] = 1,
+    backend: Annotated[
+        BackendName, typer.Option(help="Python is self-contained ONNX Runtime.", rich_help_panel=TRITON)
+    ] = BackendName.auto,
+    instances: Annotated[int, typer.Option(help="Copies that run at once.", rich_help_panel=TRITON)] = 1,
+    max_batch: Annotated[
+        int | None,
+        typer.Option(help="Largest batch.", show_default="what the engine takes", rich_help_panel=TRITON),
+    ] = None,
+    measure: Annotated[
+        bool,
+        typer.Option(help="Time the engine here, prefer batch sizes that pay.", rich_help_panel=TRITON),
+    ] = True,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(help="A tokenizer.json; adds an ensemble that takes text.", rich_help_panel=TRITON),
+    ] = None,
+    pooling: Annotated[
+        PoolingName, typer.Option(help="A last step over token vectors.", rich_help_panel=TRITON)
+    ] = PoolingName.none,
     allow_failed: Annotated[
         bool, typer.Option("--allow-failed", help="Bundle a run whose gates do not hold, too.")
     ] = False,
@@ -38,9 +95,25 @@ def create(
     """Bundle engine, ONNX, manifest, report, recipe and scripts that make it again."""
     import hashlib
 
-    from optimize.bundle import building
+    if format_ is Form.triton:
+        from optimize.bundle.triton import repository
+        from optimize.bundle.triton.options import ServingOptions
 
-    manifest = building.bundle(run, output, allow_failed=allow_failed)
+        options = ServingOptions(
+            name=name,
+            version=model_version,
+            versions_kept=versions_kept,
+            backend=backend.value,
+            instances=instances,
+            max_batch=max_batch,
+            tokenizer=tokenizer,
+            pooling=pooling.value,
+        )
+        manifest = repository.write(run, output, options, measure=measure, allow_failed=allow_failed)
+    else:
+        from optimize.bundle import building
+
+        manifest = building.bundle(run, output, allow_failed=allow_failed)
     if as_json:
         console.out_json(manifest.model_dump(mode="json"))
         return

@@ -354,7 +354,10 @@ class _Run:
         resolved = outputs.resolved_recipe(self.recipe, self.recipe.base)
         source: dict[str, Any] = {}
         if self.capture is not None:
-            source = {key: self.capture.facts[key] for key in ("exporter", "notes", "checks", "inputs", "outputs")}
+            source = {
+                key: self.capture.facts[key]
+                for key in ("exporter", "notes", "checks", "inputs", "outputs", "ranges")
+            }
         return Report(
             tool_version=__version__,
             name=self.recipe.name,

@@ -46,3 +46,14 @@ def test_a_damaged_bundle_ends_with_one_and_names_the_file(
 def test_what_is_no_run_is_wrong_usage(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="No such file"):
         app(["create", str(tmp_path), "-o", str(tmp_path / "b")], standalone_mode=False)
+
+
+def test_a_triton_repository_is_written_measured_and_verified(tmp_path: Path) -> None:
+    ranges = {"ranges": {"batch": {"minimum": 1, "typical": 4, "maximum": 8}}}
+    runs.finish(tmp_path / "run", source=ranges)
+    options = ("--format", "triton", "--name", "tiny", "--backend", "python")
+    run("create", tmp_path / "run", "-o", tmp_path / "repo", *options)
+    assert (tmp_path / "repo" / "models" / "tiny" / "1" / "model.py").is_file()
+    assert set(json.loads((tmp_path / "repo" / "batch-latency-ms.json").read_text())) == {"1", "2", "4", "8"}
+    run("create", tmp_path / "run", "-o", tmp_path / "repo", *options, "--model-version", "2", "--no-measure")
+    assert ": sound, " in run("verify", tmp_path / "repo")

@@ -121,6 +121,7 @@ def passing(**changes: Any) -> Report:
             "schema_version": 1,
             "name": "minilm-int8-cpu",
             "source": {"kind": "torch", "factory": "examples/minilm/model.py:build"},
+            "engine": {"kind": "onnxruntime"},
             "passes": [{"name": "clean.simplify", "options": {}}, {"name": "quantize.int8", "options": {}}],
             "gates": {"accuracy.cosine.min": 0.99, "speedup.min": 1.5, "size.max": 4e7},
         },
