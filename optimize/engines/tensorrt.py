@@ -65,6 +65,10 @@ class TensorRTEngine:
                 "model_sha256": tensorrt_plan.digest(request.model),
                 "device": built.device,
                 "hardware_compatibility_level": self.options.hardware_compatibility_level,
+                "compute_capabilities": tuple(
+                    built.device.compute_capability if one == "current" and built.device else one
+                    for one in self.options.compute_capabilities
+                ),
                 "version_compatible": self.options.version_compatible,
                 "is_stripped": self.options.strip_plan,
                 "plugins": tuple(Path(plugin).name for plugin in self.options.plugins),

@@ -108,7 +108,8 @@ def _unsuited(library: Library, options: TensorRTOptions, device: tensorrt_devic
                 f"{flavour.title} cannot build with {name}: {flavour.impossible[name]}.",
                 hint=f"Leave out {name} under `engine:`.",
             )
-        if name in flavour.needs_device and device is None:
+        current = name == "compute_capabilities" and "current" in options.compute_capabilities
+        if (current or name in flavour.needs_device) and device is None:
             raise BackendMissing(
                 f"{flavour.title} needs a GPU to build with {name}, and none is here.",
                 hint=f"Build on a machine with one, or leave out {name} under `engine:`.",
@@ -139,6 +140,16 @@ def _configure(library: Library, options: TensorRTOptions, config: Any) -> None:
     if options.hardware_compatibility_level != "none" and not library.flavour.is_portable:
         levels = api.HardwareCompatibilityLevel.__members__
         config.hardware_compatibility_level = levels[options.hardware_compatibility_level.upper()]
+    if options.compute_capabilities:
+        config.num_compute_capabilities = len(options.compute_capabilities)
+        known = api.ComputeCapability.__members__
+        for index, capability in enumerate(options.compute_capabilities):
+            name = "CURRENT" if capability == "current" else f"SM{capability.replace('.', '')}"
+            if name not in known or not config.set_compute_capability(known[name], index):
+                raise StageFailed(
+                    f"{library.title} does not build for compute capability {capability}.",
+                    hint="Leave out `compute_capabilities` under `engine:`: portable plans may still run there.",
+                )
     config.profiling_verbosity = api.ProfilingVerbosity.__members__[options.profiling_verbosity.upper()]
     if options.tactic_sources is not None:
         known = api.TacticSource.__members__

@@ -40,7 +40,12 @@ class Flavour:
 
 
 FLAVOURS = (
-    Flavour(module="tensorrt", title="TensorRT", package="tensorrt"),
+    Flavour(
+        module="tensorrt",
+        title="TensorRT",
+        package="tensorrt",
+        impossible={"compute_capabilities": "it builds for the GPU that is here"},
+    ),
     Flavour(
         module="tensorrt_rtx",
         title="TensorRT for RTX",

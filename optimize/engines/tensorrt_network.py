@@ -20,6 +20,7 @@ Profile = Mapping[str, Shapes]
 
 _TYPES = "Cast one side, or leave precision to a cast pass: TensorRT networks are strongly typed."
 _HINTS = (
+    (" plugin.", "Name the library that has it with `plugins` under `engine:`."),
     ("No importer registered", "Rewrite it with operators TensorRT reads, or load a plugin for it."),
     ("is not supported in", "Rewrite it with operators TensorRT reads, or load a plugin for it."),
     ("same input types", _TYPES),

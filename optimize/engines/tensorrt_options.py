@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 import pydantic
@@ -76,6 +77,11 @@ class TensorRTOptions(EngineOptions):
     hardware_compatibility_level: Literal["none", "ampere_plus", "same_compute_capability"] = pydantic.Field(
         default="none", description="Other GPUs the plan must run on."
     )
+    compute_capabilities: tuple[str, ...] = pydantic.Field(
+        default=(),
+        description='GPUs to build for ahead of time (TensorRT for RTX): "8.9", "12.0", or "current" for the '
+        "one here; absent: every one from Ampere on.",
+    )
     refit: bool = pydantic.Field(default=False, description="Weights can be replaced in the built engine.")
     strip_plan: bool = pydantic.Field(
         default=False, description="Leave weights out of the plan; they are put in from the ONNX when opened."
@@ -97,6 +103,14 @@ class TensorRTOptions(EngineOptions):
     cuda_graph: bool = pydantic.Field(
         default=True, description="Replay inference as a CUDA graph when shapes repeat."
     )
+
+    @pydantic.field_validator("compute_capabilities")
+    @classmethod
+    def _are_capabilities(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for one in value:
+            if one != "current" and not re.fullmatch(r"\d+\.\d", one):
+                raise ValueError(f"expected a compute capability such as 8.9, or current, got '{one}'")
+        return value
 
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> TensorRTOptions:

@@ -31,6 +31,7 @@ class Manifest(pydantic.BaseModel):
         model: File name of the ONNX it was built from, and its digest.
         device: The GPU it was built on; None when it was built without one.
         hardware_compatibility_level: Other GPUs it was asked to run on.
+        compute_capabilities: What it was built for, where that was limited; empty: every GPU it can serve.
         is_stripped: Whether its weights must be put in before it runs.
         plugins: File names of the plugin libraries it was built with.
         profiles: Shapes per optimization profile; empty when every shape is fixed.
@@ -47,6 +48,7 @@ class Manifest(pydantic.BaseModel):
     model_sha256: str
     device: Device | None
     hardware_compatibility_level: str = "none"
+    compute_capabilities: tuple[str, ...] = ()
     version_compatible: bool = False
     is_stripped: bool = False
     plugins: tuple[str, ...] = ()
@@ -163,7 +165,16 @@ def check_device(manifest: Manifest, library: Library, device: Device) -> None:
     Raises:
         StageFailed: Naming both sides.
     """
-    if library.flavour.is_portable or manifest.device is None:
+    if library.flavour.is_portable:
+        built_for = manifest.compute_capabilities
+        if built_for and device.compute_capability not in built_for:
+            raise StageFailed(
+                f"the plan was built for compute capability {' and '.join(built_for)}, "
+                f"here is {device.name} ({device.compute_capability}).",
+                hint="Build it here, or without `compute_capabilities`.",
+            )
+        return
+    if manifest.device is None:
         return
     built, here = manifest.device.compute_capability, device.compute_capability
     fits = {

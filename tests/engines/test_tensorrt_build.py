@@ -12,6 +12,7 @@ import onnx.parser
 import pytest
 from onnx import numpy_helper
 
+from optimize.engines import tensorrt_plan
 from optimize.engines.base import Artifact, AxisRange, BuildRequest
 from optimize.engines.tensorrt import TensorRTEngine
 from optimize.engines.tensorrt_options import Shapes, TensorRTOptions
@@ -208,6 +209,15 @@ def test_an_option_this_flavour_cannot_serve_is_refused(build: Build) -> None:
 def test_an_option_that_needs_a_gpu_says_so(build: Build) -> None:
     with pytest.raises(BackendMissing, match="needs a GPU to build with strip_plan"):
         build(FP16, {"w": WEIGHT.astype(np.float16)}, strip_plan=True)
+
+
+def test_plans_are_built_for_the_compute_capabilities_asked_for(build: Build) -> None:
+    artifact = build(FP16, {"w": WEIGHT.astype(np.float16)}, compute_capabilities=("8.9", "12.0"))
+    manifest = tensorrt_plan.read(artifact.path)
+    assert manifest.compute_capabilities == ("8.9", "12.0")
+    assert b"sm89" in artifact.path.read_bytes()
+    with pytest.raises(StageFailed, match=r"does not build for compute capability 6\.1"):
+        build(FP16, {"w": WEIGHT.astype(np.float16)}, compute_capabilities=("6.1",))
 
 
 def test_too_small_a_workspace_is_told_with_the_key_to_raise(build: Build) -> None:

@@ -18,6 +18,7 @@ def test_sizes_are_written_with_units() -> None:
         ({"builder_optimisation_level": 3}, "Extra inputs are not permitted"),
         ({"builder_optimization_level": 6}, "less than or equal to 5"),
         ({"workspace": "4 parsecs"}, "unit 'parsecs' does not fit"),
+        ({"compute_capabilities": ["sm89"]}, "expected a compute capability such as 8.9, or current"),
         ({"weight_streaming_budget": 10}, "needs weight_streaming: true"),
         ({"refit_from": "model.onnx"}, "needs strip_plan: true"),
         ({"profiles": [{"x": {"min": [1, 2], "opt": [4], "max": [8, 2]}}]}, "differ in rank"),

@@ -161,6 +161,14 @@ def test_a_plan_for_another_device_loads_only_as_far_as_it_was_asked_to(
             tensorrt_plan.check_device(made, FULL, here)
 
 
+def test_a_portable_plan_limited_to_other_gpus_is_refused() -> None:
+    portable = Library(None, FLAVOURS[1], "1.6.1")
+    tensorrt_plan.check_device(manifest(), portable, L4)
+    tensorrt_plan.check_device(manifest(compute_capabilities=("8.9",)), portable, L4)
+    with pytest.raises(StageFailed, match=r"built for compute capability 8\.9, here is NVIDIA H200 \(9\.0\)"):
+        tensorrt_plan.check_device(manifest(compute_capabilities=("8.9",)), portable, H200)
+
+
 def test_a_folder_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     fields = manifest().model_dump(exclude={"sha256", "size_bytes", "manifest_version"})
     (tmp_path / "engine.plan.json").mkdir()

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,45 +27,43 @@ def export(module: nn.Module, x: Tensor, path: Path, opset: int | None) -> None:
     program.save(path, external_data=True)
 
 
-def start(
+def build(
     variant: variants.Variant,
     model: Path,
     feeds: Path,
     folder: Path,
     target: Mapping[str, Any],
     plugins: Sequence[str],
-) -> subprocess.Popen[bytes]:
-    """Start building a variant in `folder`."""
+    seconds: float,
+) -> dict[str, Any]:
+    """Build a variant in `folder`, in a process of its own.
+
+    Returns:
+        Its result, or {"failed": why} with the last line it wrote.
+    """
     folder.mkdir(parents=True)
     job = {
         "model": str(model),
         "steps": variant.steps,
         "target": target,
         "feeds": str(feeds),
-        "options": {"plugins": list(plugins) if variant.needs_plugins else []},
+        "options": {**variant.options, "plugins": list(plugins) if variant.needs_plugins else []},
     }
-    path = folder / "JOB.json"
+    path, result_path, log_path = folder / "JOB.json", folder / "RESULT.json", folder / "log.txt"
     path.write_text(json.dumps(job))
-    log = (folder / "log.txt").open("wb")
     environment = os.environ | {"OMP_NUM_THREADS": "2"}
-    return subprocess.Popen(
-        [sys.executable, str(HERE / "build_one.py"), str(path)], stdout=log, stderr=log, env=environment
-    )
-
-
-def finish(running: subprocess.Popen[bytes], folder: Path, until: float) -> dict[str, Any]:
-    """Wait for a build; its result, or {"failed": the last line it wrote}."""
-    try:
-        code = running.wait(timeout=max(until - time.monotonic(), 1))
-    except subprocess.TimeoutExpired:
-        running.kill()
-        running.wait()
-        return {"failed": "not finished in time"}
-    result_path = folder / "RESULT.json"
+    with log_path.open("wb") as log:
+        try:
+            code = subprocess.run(
+                [sys.executable, str(HERE / "build_one.py"), str(path)],
+                stdout=log, stderr=log, env=environment, timeout=seconds, check=False,
+            ).returncode  # fmt: skip
+        except subprocess.TimeoutExpired:
+            return {"failed": f"not finished in {seconds:.0f} s"}
     if result_path.is_file():
         result: dict[str, Any] = json.loads(result_path.read_text())
         return result if code == 0 else result | {"note": f"its trial ended with exit code {code}"}
-    lines = [line for line in (folder / "log.txt").read_text(errors="replace").splitlines() if line.strip()]
+    lines = [line for line in log_path.read_text(errors="replace").splitlines() if line.strip()]
     return {"failed": f"exit code {code}: {lines[-1] if lines else 'no output'}"}
 
 

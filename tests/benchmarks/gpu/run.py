@@ -14,6 +14,7 @@ import copy
 import json
 import tempfile
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--target", default="h200")
-    parser.add_argument("--seconds-per-case", type=float, default=240.0, help="limit on building the variants")
+    parser.add_argument("--seconds", type=float, default=200.0, help="limit on building a variant")
+    parser.add_argument("--jobs", type=int, default=6, help="variants built at the same time")
     parser.add_argument("--max-autotune", action="store_true", help="one more contender; minutes to compile")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
@@ -75,7 +77,7 @@ def run_case(case: Case, options: argparse.Namespace, scratch: Path) -> dict[str
     built = build_variants(case, module, x, reference, options, scratch)
     with contextlib.ExitStack() as stack:
         contenders = torch_contenders(case, module, x, reference, options, built)
-        for variant in (variants.PLAIN, *case.ours):
+        for variant in (variants.PLAIN, variants.PLAIN_HERE, *case.ours):
             facts = built[variant.name]
             if "failed" in facts:
                 continue
@@ -107,28 +109,26 @@ def build_variants(
     np.savez(feeds, x=sample.numpy())
     models: dict[int | None, Path] = {}
     target = loading.load(options.target, "tensorrt").model_dump(mode="json")
-    running = []
-    for index, variant in enumerate((variants.PLAIN, *case.ours)):
-        if variant.needs_plugins and not options.plugins:
-            continue
-        if variant.opset not in models:
-            folder = scratch / f"export-{variant.opset}"
-            folder.mkdir()
-            jobs.export(half, sample, folder / "model.onnx", variant.opset)
-            models[variant.opset] = folder / "model.onnx"
-        folder = scratch / f"variant-{index}"
-        job = jobs.start(variant, models[variant.opset], feeds, folder, target, options.plugins)
-        running.append((variant, job, folder))
-    until = time.monotonic() + options.seconds_per_case
-    built: dict[str, dict[str, Any]] = {
-        variant.name: {"failed": "needs --plugins"} for variant in case.ours if variant.needs_plugins
-    }
-    for variant, job, folder in running:
-        facts = jobs.finish(job, folder, until)
-        if "failed" not in facts:
-            facts["relative_error"] = jobs.relative_error(folder, reference)
-        built[variant.name] = facts
-        print(f"{case.name}: {variant.name}: {facts.get('failed') or facts['summary']}", flush=True)
+    built: dict[str, dict[str, Any]] = {}
+    running: dict[str, tuple[Path, Future[dict[str, Any]]]] = {}
+    with ThreadPoolExecutor(options.jobs) as pool:
+        for index, variant in enumerate((variants.PLAIN, variants.PLAIN_HERE, *case.ours)):
+            if variant.needs_plugins and not options.plugins:
+                built[variant.name] = {"failed": "needs --plugins"}
+                continue
+            if variant.opset not in models:
+                folder = scratch / f"export-{variant.opset}"
+                folder.mkdir()
+                jobs.export(half, sample, folder / "model.onnx", variant.opset)
+                models[variant.opset] = folder / "model.onnx"
+            folder = scratch / f"variant-{index}"
+            arguments = (variant, models[variant.opset], feeds, folder, target, options.plugins)
+            running[variant.name] = (folder, pool.submit(jobs.build, *arguments, options.seconds))
+        for name, (folder, future) in running.items():
+            facts = built[name] = future.result()
+            if "failed" not in facts:
+                facts["relative_error"] = jobs.relative_error(folder, reference)
+            print(f"{case.name}: {name}: {facts.get('failed') or facts['summary']}", flush=True)
     return built
 
 
@@ -174,7 +174,7 @@ def torch_contenders(
 def opened(variant: variants.Variant, facts: dict[str, Any], x: Tensor, options: argparse.Namespace) -> Any:
     """A built variant, ready to be timed as a CUDA graph."""
     plugins = tuple(options.plugins) if variant.needs_plugins else ()
-    engine = TensorRTEngine(TensorRTOptions(plugins=plugins))
+    engine = TensorRTEngine(TensorRTOptions(plugins=plugins, **variant.options))
     with engine.open(Path(facts["plan"])) as session:
         lane = session.lane
         lane.bind({"x": x.half().cpu().numpy()})

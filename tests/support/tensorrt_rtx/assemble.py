@@ -27,6 +27,7 @@ HERE = Path(__file__).parent
 VERSION = "1.6.1.120"
 """Version of the RTX library inside the plugin's wheel: `getInferLib{Major,Minor,Patch,Build}Version`."""
 
+WHEELS, FORWARD, ADDITION = "wheels.txt", "forward.c", "compute_capabilities.py"
 FORWARDED = ("libnvinfer.so.11", "libnvinfer_plugin.so.11", "libnvonnxparser.so.11")
 LIBRARIES = re.compile(r"onnxruntime_ep_nv_tensorrt_rtx/(libtensorrt_(?:onnxparser_)?rtx\.so\.1)\.\d+\.\d+")
 BINDINGS = re.compile(r"tensorrt_bindings/(.+\.(?:py|so))")
@@ -50,7 +51,7 @@ def assemble() -> Path:
         raise CannotAssemble(f"the wheels are for Linux on x86_64, this is {machine}")
     chosen = os.environ.get("MODEL_OPTIMIZE_TEST_CACHE")
     cache = Path(chosen) if chosen else platformdirs.user_cache_path("model-optimize-tests")
-    parts = [(HERE / name).read_bytes() for name in ("wheels.txt", "forward.c", "assemble.py")]
+    parts = [(HERE / name).read_bytes() for name in (WHEELS, FORWARD, ADDITION, "assemble.py")]
     digest = hashlib.sha256(b"\0".join(parts)).hexdigest()[:12]
     folder = cache / f"tensorrt_rtx-{VERSION}-cp{sys.version_info.major}{sys.version_info.minor}-{digest}"
     if folder.is_dir():
@@ -64,6 +65,7 @@ def assemble() -> Path:
                 for wheel in _download(Path(scratch) / "wheels"):
                     _unpack(wheel, package)
                 _compile(package)
+                _complete(package)
                 os.rename(package.parent, folder)
     return folder
 
@@ -71,10 +73,10 @@ def assemble() -> Path:
 def _download(folder: Path) -> list[Path]:
     """Fetch the wheels named in wheels.txt, each checked against its digest there."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    command += ["--require-hashes", "--disable-pip-version-check", "-r", str(HERE / "wheels.txt")]
+    command += ["--require-hashes", "--disable-pip-version-check", "-r", str(HERE / WHEELS)]
     done = subprocess.run([*command, "-d", str(folder)], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise CannotAssemble(f"pip cannot fetch the wheels in {HERE / 'wheels.txt'}: {done.stderr.strip()}")
+        raise CannotAssemble(f"pip cannot fetch the wheels in {HERE / WHEELS}: {done.stderr.strip()}")
     return sorted(folder.glob("*.whl"))
 
 
@@ -99,13 +101,20 @@ def _renamed(source: str) -> str:
     return re.sub(r'^__version__ = ".*"$', f'__version__ = "{VERSION}"', source, flags=re.M)
 
 
+def _complete(package: Path) -> None:
+    """Add what TensorRT for RTX's own bindings have beyond TensorRT's."""
+    shutil.copy(HERE / ADDITION, package)
+    with (package / "__init__.py").open("a") as module:
+        module.write("\nfrom .compute_capabilities import ComputeCapability, add_to\n\nadd_to(IBuilderConfig)\n")
+
+
 def _compile(package: Path) -> None:
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         raise CannotAssemble("no C compiler (cc, gcc, clang) on the PATH to build the forwarding libraries")
     for name in FORWARDED:
         command = [compiler, "-shared", "-fPIC", "-O1", f"-Wl,-soname,{name}", "-o", str(package / name)]
-        subprocess.run([*command, str(HERE / "forward.c"), "-ldl"], check=True)
+        subprocess.run([*command, str(HERE / FORWARD), "-ldl"], check=True)
 
 
 if __name__ == "__main__":
