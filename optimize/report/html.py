@@ -30,6 +30,7 @@ def render(report: Report) -> str:
         lines=printable,
         plain=rows.plain,
         number=wording.number,
+        ratio=wording.ratio,
         integer=lambda value: f"{value:,}",
         signed=lambda value: f"{value:+,}".replace("-", "−") if value else "0",
         decibel=wording.decibel,
@@ -73,6 +74,7 @@ def _facts(report: Report) -> dict[str, Any]:
             f"{wording.one_line(name)} {' × '.join(map(str, shape))}"
             for name, shape in (throughput.shapes if throughput else {}).items()
         ),
+        "floor_ratio": _floor_ratio(report),
         "strips": charts.latency_strips(throughput.contenders if throughput else ()),
         "rewrites": rows.rewrites,
         "shares": rows.format_shares(report.layers),
@@ -82,6 +84,13 @@ def _facts(report: Report) -> dict[str, Any]:
         "environment": environment_facts(report.environment),
         "recipe": recipe_text(report.recipe),
     }
+
+
+def _floor_ratio(report: Report) -> float | None:
+    timed = headline.contender(report, "optimized")
+    if report.roofline is None or timed is None or report.roofline.floor_ms <= 0:
+        return None
+    return timed.p50_ms / report.roofline.floor_ms
 
 
 def _against(gate: GateResult) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -155,3 +156,15 @@ def test_versions_swap_under_load_without_a_failed_request(server: Server, folde
     assert failures == []
     assert set(answers) == {("1", 16.0), ("2", 32.0)}, "each version gave its own answer"
     assert answers[-1] == ("2", 32.0)
+
+
+def test_an_engine_of_another_runtime_version_never_becomes_ready(folder: Path, tmp_path: Path) -> None:
+    repository.write(folder / "first", tmp_path / "repo", ServingOptions(name="tiny", backend="python"))
+    serving = tmp_path / "repo" / "models" / "tiny" / "1" / "serving.json"
+    facts = json.loads(serving.read_text())
+    serving.write_text(json.dumps({**facts, "version": "1.2.3"}))
+    with (
+        pytest.raises(RuntimeError, match=r"saved by onnxruntime 1\.2\.3"),
+        serve(tmp_path / "repo" / "models", tmp_path / "log"),
+    ):
+        pass

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from optimize.facts import Roofline
 from optimize.report import html as page
 from optimize.report.model import Report
 from tests.support import reports
@@ -126,3 +127,13 @@ def test_a_report_of_nothing_but_its_start_still_renders() -> None:
         artifacts=(), engine={}, gates=(), recipe={}, target={}, source={}, data={},
     )  # fmt: skip
     Outline(page.render(empty))
+
+
+def test_the_best_possible_latency_stands_beside_the_measured_one() -> None:
+    roofline = Roofline(
+        operations=2.8e10, bytes_moved=2.4e7, precision="int8", compute_ms=12.0, memory_ms=0.6, floor_ms=12.0,
+        bound="compute", sizes={"batch": 8},
+    )  # fmt: skip
+    text = page.render(reports.passing(roofline=roofline))
+    assert "The best this target could do is 12.0 ms, bound by its arithmetic" in text
+    assert "the engine takes 3.1 × that" in text

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.resources
 import json
 import os
 import shutil
@@ -13,14 +12,12 @@ from typing import Any
 from optimize.bundle import building, verifying
 from optimize.bundle import manifest as manifests
 from optimize.bundle.manifest import Manifest
-from optimize.bundle.triton import batching, config, container
+from optimize.bundle.triton import batching, config, container, engine_model, text_model
 from optimize.bundle.triton.options import ServingOptions, model_name
-from optimize.bundle.triton.tensors import Interface, Tensor, example, interface
+from optimize.bundle.triton.tensors import Interface, interface
 from optimize.engines import registry
 from optimize.errors import UsageError
 from optimize.report.model import Report
-
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 def write(
@@ -58,9 +55,9 @@ def write(
     shutil.rmtree(partial, ignore_errors=True)
     try:
         name = model_name(options, report.name)
-        _model(report, run_directory, partial / "models" / name, name, io, options)
+        engine_model.write(report, run_directory, partial / "models" / name, name, io, options)
         if options.tokenizer is not None:
-            _ensemble(report, partial / "models", name, io, options)
+            text_model.write(report, partial / "models", name, io, options)
         (partial / "Containerfile").write_text(container.render(report, name, options), encoding="utf-8")
         if curve:
             text = json.dumps({str(size): round(latency, 4) for size, latency in curve.items()}, indent=2)
@@ -100,7 +97,7 @@ def _add_version(
     partial = destination / f".{name}.{options.version}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        _model(report, run_directory, partial, name, io, options)
+        engine_model.write(report, run_directory, partial, name, io, options)
         if _served(partial / "config.pbtxt") != _served(folder / "config.pbtxt"):
             raise UsageError(
                 f"{folder}: version {options.version} has other inputs, outputs, batch or backend than those "
@@ -122,146 +119,6 @@ def _served(path: Path) -> Any:
     for field in ("model_warmup", "dynamic_batching", "instance_group", "version_policy"):
         parsed.ClearField(field)
     return parsed
-
-
-def _model(
-    report: Report, run_directory: Path, folder: Path, name: str, io: Interface, options: ServingOptions
-) -> None:
-    """The engine's own model: configuration, warm-up data, one version."""
-    artifact = next(item for item in report.artifacts if item.label == "engine")
-    engine_folder = (run_directory / artifact.file).parent
-    backend = _backend(artifact.kind, options)
-    settings = report.recipe.get("engine", {})
-    provider = settings.get("provider", "cpu")
-    on_gpu = backend == "tensorrt" or provider != "cpu"
-    version = folder / str(options.version)
-    version.mkdir(parents=True)
-    file = {"tensorrt": "model.plan", "onnxruntime": Path(artifact.file).name, "python": ""}[backend]
-    described = config.model(name, backend, io, options, on_gpu=on_gpu, file=file)
-    facts = _engine_facts(engine_folder)
-    if backend == "tensorrt":
-        shutil.copyfile(run_directory / artifact.file, version / file)
-    elif backend == "onnxruntime":
-        for path in engine_folder.iterdir():
-            if path.is_file() and path.name != "engine.json":
-                shutil.copyfile(path, version / path.name)
-        config.optimized_already(
-            described, is_optimized=facts.get("is_optimized", False), threads=settings.get("threads")
-        )
-    else:
-        shutil.copytree(engine_folder, version / "engine")
-        serving = {
-            "file": Path(artifact.file).name,
-            "is_optimized": facts.get("is_optimized", False),
-            "disabled_optimizers": facts.get("disabled_optimizers", []),
-            "threads": settings.get("threads"),
-            "session_options": settings.get("session_options") or {},
-            "providers": [[PROVIDERS[provider], settings.get("provider_options") or {}]],
-        }
-        (version / "serving.json").write_text(json.dumps(serving, indent=2) + "\n", encoding="utf-8")
-        _python(version, "onnxruntime_model.py")
-    (folder / "config.pbtxt").write_text(config.text(described), encoding="utf-8")
-    (folder / "warmup").mkdir()
-    for tensor in io.inputs:
-        (folder / "warmup" / f"{config.WARMUP}-{tensor.name}").write_bytes(example(tensor).tobytes())
-
-
-def _engine_facts(folder: Path) -> dict[str, Any]:
-    path = folder / "engine.json"
-    facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return facts
-
-
-def _backend(kind: str, options: ServingOptions) -> str:
-    natural = "onnxruntime" if kind == "onnxruntime" else "tensorrt"
-    backend = natural if options.backend == "auto" else options.backend
-    if (backend == "tensorrt") != (natural == "tensorrt"):
-        raise UsageError(f"backend '{backend}' cannot serve a {kind} engine.", hint=f"Use {natural}.")
-    return backend
-
-
-def _python(version: Path, source: str) -> None:
-    code = (importlib.resources.files("optimize.bundle.triton") / "models" / source).read_text(encoding="utf-8")
-    (version / "model.py").write_text(code, encoding="utf-8")
-
-
-def _ensemble(report: Report, models: Path, name: str, io: Interface, options: ServingOptions) -> None:
-    """Text in, vector out: tokenizer → engine (→ pooling)."""
-    assert options.tokenizer is not None
-    known = ("input_ids", "attention_mask", "token_type_ids")
-    strange = [tensor.name for tensor in io.inputs if tensor.name not in known]
-    if strange or not io.max_batch:
-        raise UsageError(f"a tokenizer cannot feed {', '.join(strange) or 'a model without a batch axis'}.")
-    if not options.tokenizer.is_file():
-        raise UsageError(f"{options.tokenizer}: no such file; name a tokenizer.json.")
-    longest = _longest(report, io)
-    text = Tensor("text", "string", ("batch", 1), (1,), (1,))
-    parameters = {"maximum_tokens": str(longest), "pad_to": str(options.pad_to)}
-    gives = list(io.inputs)
-    if options.pooling == "mean" and "attention_mask" not in [tensor.name for tensor in gives]:
-        mask = dataclasses.replace(io.inputs[0], name="attention_mask")
-        gives.append(mask)
-    tokenizer = f"{name}_tokenizer"
-    _step(
-        models / tokenizer,
-        config.step(tokenizer, (text,), tuple(gives), io.max_batch, options, parameters),
-        "tokenizer_model.py",
-    )
-    shutil.copyfile(options.tokenizer, models / tokenizer / "1" / "tokenizer.json")
-    outputs = io.outputs
-    names = {tensor.name: tensor.name for tensor in io.inputs}
-    steps = [
-        (tokenizer, {"text": "text"}, {tensor.name: tensor.name for tensor in gives}),
-        (name, names, {tensor.name: f"{name}.{tensor.name}" for tensor in io.outputs}),
-    ]
-    if options.pooling == "mean":
-        vectors = io.outputs[0]
-        if len(vectors.dims) != 2 or vectors.data_type != "TYPE_FP32":
-            raise UsageError(
-                f"pooling: '{vectors.name}' is {vectors.dtype} {list(vectors.shape)}; expected float32 "
-                "(batch, tokens, width).",
-                hint="A model that pools inside needs no pooling step.",
-            )
-        mask = next(tensor for tensor in gives if tensor.name == "attention_mask")
-        pooled = Tensor("pooled", "float32", ("batch", vectors.shape[2]), vectors.dims[1:], vectors.typical[1:])
-        takes = (dataclasses.replace(vectors, name="vectors"), dataclasses.replace(mask, name="mask"))
-        _step(
-            models / f"{name}_pooling",
-            config.step(f"{name}_pooling", takes, (pooled,), io.max_batch, options, {}),
-            "pooling_model.py",
-        )
-        steps.append(
-            (
-                f"{name}_pooling",
-                {"vectors": f"{name}.{vectors.name}", "mask": "attention_mask"},
-                {"pooled": "pooled"},
-            )
-        )
-        outputs = (pooled,)
-    else:
-        steps[1] = (name, names, {tensor.name: tensor.name for tensor in io.outputs})
-    whole = f"{name}_text"
-    described = config.ensemble(whole, (text,), outputs, io.max_batch, options, steps)
-    (models / whole / "1").mkdir(parents=True)
-    # An ensemble's version holds nothing, but the folder must be there; archives keep no empty folders.
-    (models / whole / "1" / "README").write_text("An ensemble has no files of its own.\n", encoding="utf-8")
-    (models / whole / "config.pbtxt").write_text(config.text(described), encoding="utf-8")
-
-
-def _longest(report: Report, io: Interface) -> int:
-    axis = io.inputs[0].shape[1]
-    if isinstance(axis, int):
-        return axis
-    known = report.source.get("ranges", {}).get(str(axis), {}).get("maximum")
-    if known is None:
-        raise UsageError(f"nobody says how long axis '{axis}' may be.", hint="Give it a range in the recipe.")
-    return int(known)
-
-
-def _step(folder: Path, described: Any, source: str) -> None:
-    (folder / "1").mkdir(parents=True)
-    (folder / "config.pbtxt").write_text(config.text(described), encoding="utf-8")
-    _python(folder / "1", source)
 
 
 def _account(report: Report, run_directory: Path, folder: Path) -> Manifest:

@@ -79,8 +79,9 @@ def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.1)
-    tail = log.read_text(errors="replace")[-4000:]
-    raise RuntimeError(f"the server did not become ready; it said:\n{tail}")
+    lines = log.read_text(errors="replace").splitlines()
+    said = [line for line in lines if line.startswith(("E", "error"))] or lines[-20:]
+    raise RuntimeError("the server did not become ready; it said:\n" + "\n".join(said))
 
 
 def _free_ports(count: int) -> list[int]:

@@ -31,6 +31,11 @@ class TritonPythonModel:
         folder = os.path.dirname(os.path.abspath(__file__))
         with open(os.path.join(folder, "serving.json"), encoding="utf-8") as file:
             serving = json.load(file)
+        if serving["is_optimized"] and onnxruntime.__version__ != serving["version"]:
+            raise triton.TritonModelException(
+                f"the engine was saved by onnxruntime {serving['version']}, this is {onnxruntime.__version__}; "
+                "a saved graph holds operators private to its version: install that one, or build the engine again"
+            )
         options = onnxruntime.SessionOptions()
         if serving["is_optimized"]:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
