@@ -175,8 +175,19 @@ _TYPES = {
 }
 
 
+_BOUNDS = {
+    "greater_than_equal": ("at least", "ge"),
+    "greater_than": ("more than", "gt"),
+    "less_than_equal": ("at most", "le"),
+    "less_than": ("less than", "lt"),
+}
+
+
 def _expected(item: Mapping[str, Any]) -> str:
     """What was expected, without what was got."""
+    if item["type"] in _BOUNDS:
+        words, bound = _BOUNDS[item["type"]]
+        return f"{words} {item['ctx'][bound]}"
     if item["type"] in _TYPES:
         return _TYPES[item["type"]]
     if item["type"] == "literal_error":

@@ -65,7 +65,7 @@ PRESETS: dict[str, Preset] = {
         (
             _CLEAN,
             _FUSE,
-            ("quantize.int8", "Q/DQ pairs where the target's rules place them"),
+            ("quantize.int8: {activations: static}", "Q/DQ pairs where the target's rules place them"),
             ("cast.fp16", "what is not quantized"),
         ),
         0.98,
@@ -94,4 +94,8 @@ def available() -> dict[str, Preset]:
     from passes import registry
 
     known = {*registry.ROOMS, *registry.names()}
-    return {name: preset for name, preset in PRESETS.items() if all(item in known for item, _ in preset.passes)}
+
+    def is_known(item: str) -> bool:
+        return item.partition(":")[0] in known
+
+    return {name: preset for name, preset in PRESETS.items() if all(is_known(item) for item, _ in preset.passes)}

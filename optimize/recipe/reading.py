@@ -6,6 +6,7 @@ that was loaded; a path that an extended recipe in another folder says is rewrit
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,12 @@ def load(path: Path, *, variables: Mapping[str, str] | None = None) -> Recipe:
     """
     faults = Faults()
     root = substitute(compose(path, faults), dict(variables or {}), faults)
-    return _read(root, path.name.partition(".")[0], faults)
+    return _read(root, _name_from(path), faults)
+
+
+def _name_from(path: Path) -> str:
+    """A name for a recipe that gives none: the file's, with what a name may not hold as '-'."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", path.name.partition(".")[0]).strip("-") or "recipe"
 
 
 def from_data(data: Mapping[str, Any], *, base: Path, name: str = "model") -> Recipe:

@@ -125,7 +125,7 @@ def _must_exist(path: Path) -> None:
 def _onnx_ranges(path: Path) -> Iterator[str]:
     """The file's inputs and outputs as comments, and a range for each named axis."""
     import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from google.protobuf.message import DecodeError
 
     _must_exist(path)
     try:

@@ -71,7 +71,7 @@ def test_a_fault_points_at_the_file_that_said_it(write: Write) -> None:
     with pytest.raises(RecipeError) as caught:
         load(write("extends: lib/one.yaml\nsede: 1\n"))
     assert [str(fault) for fault in caught.value.faults] == [
-        "lib/one.yaml:2:7: seed: expected greater than or equal to 0, got -1",
+        "lib/one.yaml:2:7: seed: expected at least 0, got -1",
         "recipe.yaml:3:1: sede: unknown key; did you mean 'seed'?",
     ]
 

@@ -51,7 +51,7 @@ def test_options_are_written_out_with_their_defaults(write: Write) -> None:
         ),
         (
             "{clean.fold_constants: {limit_bytes: -1}}",
-            f"{FOLD}.limit_bytes: expected greater than or equal to 0, got -1",
+            f"{FOLD}.limit_bytes: expected at least 0, got -1",
         ),
         ("{clean.fold_constants: 3}", ".clean.fold_constants: expected a mapping of options, got 3"),
         ("{clean.opset: {}}", ".clean.opset.least: missing"),

@@ -53,7 +53,7 @@ def test_every_fault_is_listed_at_its_place_with_what_was_meant(faults: Faults) 
         "recipe.yaml:10:48: engine.verify: expected true or false, got 'yes'",
         "recipe.yaml:12:9: evaluate.kind: expected 'auto', 'classification', 'embedding' or 'regression', "
         "got 'clasification'; did you mean 'classification'?",
-        "recipe.yaml:13:22: evaluate.throughput.runs: expected greater than or equal to 5, got 2",
+        "recipe.yaml:13:22: evaluate.throughput.runs: expected at least 5, got 2",
         "recipe.yaml:13:48: evaluate.throughput.contenders[1]: expected 'original', 'compiled', 'exported' or "
         "'optimized', got 'optimised'; did you mean 'optimized'?",
         "recipe.yaml:15:3: gates.accuracy.cosin.min: no figure is called 'accuracy.cosin'; "
@@ -101,6 +101,10 @@ def test_the_smallest_recipe_takes_every_default(write: Write) -> None:
     assert (recipe.target, recipe.engine["kind"], recipe.passes) == ("cpu", "onnxruntime", ())
     assert recipe.engine["graph_optimization"] == "all"
     assert recipe.base == Path.cwd()
+
+
+def test_a_recipe_without_a_name_is_called_as_its_file(write: Write) -> None:
+    assert load(write("", "my model (2).v1.yaml")).name == "my-model-2"
 
 
 def test_an_engine_may_be_a_bare_name(write: Write) -> None:
