@@ -21,13 +21,16 @@ def scripts(report: Report, model: Mapping[str, str]) -> dict[str, str]:
     files = {"requirements.txt": _requirements(report), "all.sh": _whole(report)}
     names = list(dict.fromkeys(stage.name for stage in report.stages if stage.name not in LEFT_OUT))
     for number, name in enumerate(names, start=1):
-        files[f"{number}-{name}.sh"] = _stage(report, name)
+        files[f"{number}-{name.replace(' ', '-')}.sh"] = _stage(report, name)
     files["expected.sha256"] = "".join(f"{digest}  {name}\n" for name, digest in sorted(model.items()))
     return files
 
 
 def _requirements(report: Report) -> str:
-    lines = [f"{name}=={version}" for name, version in sorted(report.environment.libraries.items())]
+    # A local version such as 2.13.0+cpu names a build that indexes may not carry.
+    lines = [
+        f"{name}=={version.partition('+')[0]}" for name, version in sorted(report.environment.libraries.items())
+    ]
     head = f"# What {wording.one_line(report.name)} was made with; Python {report.environment.python}.\n"
     return head + "".join(f"{wording.one_line(line)}\n" for line in lines)
 

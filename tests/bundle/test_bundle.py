@@ -13,6 +13,7 @@ import pytest
 from optimize.bundle import archive, building, verifying
 from optimize.engines.onnxruntime import OnnxRuntimeEngine
 from optimize.errors import UsageError
+from optimize.facts import StageRecord
 from optimize.onnx_files import sha256_of
 from tests.support import reports, runs
 
@@ -113,6 +114,19 @@ def test_a_changed_byte_in_an_archive_is_found_and_nothing_is_unpacked(run: Path
         archive.unpack(tmp_path / "b.tar", tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert not list(tmp_path.glob(".*"))
+
+
+def test_requirements_are_what_an_index_has_and_script_names_have_no_spaces(tmp_path: Path) -> None:
+    here = reports.passing().environment.model_copy(update={"libraries": {"torch": "2.13.0+cpu", "onnx": "1.21.0"}})
+    stages = (StageRecord(name="build baseline", outcome="done"), StageRecord(name="blame", outcome="done"))
+    runs.finish(tmp_path / "run", environment=here, stages=stages)
+    building.bundle(tmp_path / "run", tmp_path / "b")
+    folder = tmp_path / "b" / "reproduce"
+    assert (folder / "requirements.txt").read_text().splitlines()[1:] == ["onnx==1.21.0", "torch==2.13.0"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "1-build-baseline.sh", "all.sh", "expected.sha256", "requirements.txt",
+    ]  # fmt: skip
+    assert "--fresh 'build baseline'" in (folder / "1-build-baseline.sh").read_text()
 
 
 def test_a_run_that_failed_is_bundled_only_on_request(tmp_path: Path) -> None:
