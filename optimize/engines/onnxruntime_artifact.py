@@ -75,7 +75,9 @@ def read_manifest(artifact: Path, provider: ProviderName) -> Manifest | None:
     try:
         manifest = Manifest.model_validate_json(path.read_bytes())
     except ValueError as error:
-        raise StageFailed(f"{artifact.name}: '{MANIFEST_FILE}' beside it is damaged. Build it again.") from error
+        raise StageFailed(
+            f"{artifact.name}: '{MANIFEST_FILE}' beside it is damaged or of another version. Build it again."
+        ) from error
     if artifact.name not in manifest.files:
         return None
     if manifest.version != version():
