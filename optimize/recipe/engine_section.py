@@ -29,8 +29,7 @@ def read_engine(node: Node | None, base: Path, faults: Faults) -> dict[str, Any]
 
     if node is None or node.value is None:
         return {"kind": DEFAULT_KIND, **_dump(registry.options_class(DEFAULT_KIND)())}
-    if isinstance(node.value, str):
-        node = Node({"kind": node}, node.place, {"kind": node.place})
+    node = in_full(node)
     if not isinstance(node.value, dict):
         faults.add((ENGINE,), f"expected an engine's name or its options, got {node.kind()}", node.place)
         return {}
@@ -50,6 +49,13 @@ def read_engine(node: Node | None, base: Path, faults: Faults) -> dict[str, Any]
     section = Node(mapping, node.place, node.keys)
     options = validate(model, rebase(model, section, base), (ENGINE,), faults)
     return {} if options is None else {"kind": kind, **_dump(options)}
+
+
+def in_full(node: Node) -> Node:
+    """A bare engine's name as the mapping it stands for, so that a recipe may add options to its base's."""
+    if not isinstance(node.value, str) or node.value.startswith("${"):
+        return node
+    return Node({"kind": node}, node.place, {"kind": node.place})
 
 
 def _without_kind(entries: dict[str, Node]) -> dict[str, Node]:

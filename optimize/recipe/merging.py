@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from optimize.errors import UsageError
+from optimize.recipe.engine_section import ENGINE, in_full
 from optimize.recipe.faults import Faults
 from optimize.recipe.gate_list import GATES, flatten
 from optimize.recipe.nodes import Node, read
@@ -70,6 +71,8 @@ class _Composer:
         own = {key: value for key, value in node.mapping.items() if key not in (EXTENDS, BASE)}
         if GATES in own:
             own[GATES] = flatten(own[GATES], self.faults)
+        if ENGINE in own:
+            own[ENGINE] = in_full(own[ENGINE])
         result = merge(merged, Node(own, node.place, node.keys))
         self.finished[real] = result
         return result

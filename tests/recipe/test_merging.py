@@ -30,6 +30,12 @@ def test_lists_are_replaced_whole(write: Write) -> None:
     assert recipe.evaluate.throughput.contenders == ("original",)
 
 
+def test_options_may_be_added_to_an_engine_that_the_base_only_names(write: Write) -> None:
+    write("engine: onnxruntime\n", "one.yaml", whole=True)
+    recipe = load(write("extends: one.yaml\nengine: {threads: 2}\n"))
+    assert (recipe.engine["kind"], recipe.engine["threads"]) == ("onnxruntime", 2)
+
+
 def test_null_takes_a_section_away(write: Write) -> None:
     write("calibration: {data: a.npz}\n", "one.yaml", whole=True)
     assert load(write("extends: one.yaml\ncalibration: null\n")).calibration is None
