@@ -20,6 +20,10 @@ Array = np.ndarray[Any, np.dtype[Any]]
 CLIP_FRACTIONS = tuple(float(step) for step in np.linspace(1.0, 0.7, 13))
 """Fractions of the largest magnitude that the MSE search tries; below 0.7 no real weight gained."""
 
+SEVEN_BITS = dataclasses.replace(numerics.INT8, name="int8", lowest=-64, highest=64)
+"""For AVX2 without VNNI: its vpmaddubsw adds two uint8 * int8 products in saturating int16, and
+2 * 255 * 127 overflows it, while 2 * 255 * 64 = 32640 does not."""
+
 
 @dataclasses.dataclass(frozen=True)
 class ChannelWeight:
@@ -42,7 +46,13 @@ class ChannelWeight:
         return dataclasses.replace(self, quantized=ir.tensor(elements))
 
 
-def to_int8(weight: Constant, axis: int, search_clip: bool, row_scale: Array | None = None) -> ChannelWeight:
+def to_int8(
+    weight: Constant,
+    axis: int,
+    search_clip: bool,
+    row_scale: Array | None = None,
+    grid: numerics.Format = numerics.INT8,
+) -> ChannelWeight:
     """Quantize a weight.
 
     Args:
@@ -50,6 +60,7 @@ def to_int8(weight: Constant, axis: int, search_clip: bool, row_scale: Array | N
         axis: Axis of the output channels.
         search_clip: Whether to search the clipping fraction with the smallest squared error per channel.
         row_scale: (in,) factors to multiply a MatMul's weight rows with first (SmoothQuant), or None.
+        grid: INT8, or SEVEN_BITS for processors whose kernels saturate.
 
     Raises:
         ValueError: When the weight holds NaN or infinity.
@@ -58,9 +69,9 @@ def to_int8(weight: Constant, axis: int, search_clip: bool, row_scale: Array | N
     if not np.isfinite(by_channel).all():
         raise ValueError(f"weight '{weight.name}' holds NaN or infinity")
     largest = np.abs(by_channel).max(axis=1)
-    scale = numerics.symmetric_scale(largest, numerics.INT8).astype(np.float32)
+    scale = numerics.symmetric_scale(largest, grid).astype(np.float32)
     if search_clip:
-        scale = _least_error(by_channel, scale)
+        scale = _least_error(by_channel, scale, grid)
     broadcast = [1] * len(weight.shape)
     broadcast[axis] = -1
 
@@ -69,7 +80,7 @@ def to_int8(weight: Constant, axis: int, search_clip: bool, row_scale: Array | N
         if row_scale is not None:
             values = values * row_scale[:, None]
         steps = numerics.quantize(values, scale.reshape(broadcast), numerics.INT8)
-        return ir.tensor(np.maximum(steps, np.int8(-127)))
+        return ir.tensor(np.clip(steps, np.int8(grid.lowest), np.int8(grid.highest)))
 
     lazy = ir.LazyTensor(evaluate, dtype=ir.DataType.INT8, shape=ir.Shape(weight.shape))
     return ChannelWeight(scale, lazy, axis, int((largest == 0).sum()))
@@ -84,12 +95,12 @@ def _rows(weight: Constant, axis: int, row_scale: Array | None) -> Array:
     return rows
 
 
-def _least_error(rows: Array, scale: Array) -> Array:
+def _least_error(rows: Array, scale: Array, grid: numerics.Format) -> Array:
     best = scale
     least = np.full(len(scale), np.inf)
     for fraction in CLIP_FRACTIONS:
         tried = scale * np.float32(fraction)
-        steps = np.clip(np.rint(rows / tried[:, None]), -127, 127)
+        steps = np.clip(np.rint(rows / tried[:, None]), grid.lowest, grid.highest)
         error = np.square(steps * tried[:, None] - rows).sum(axis=1)
         best = np.where(error < least, tried, best)
         least = np.minimum(least, error)

@@ -20,13 +20,14 @@ BLOCK = 64
 """Input channels rounded before their errors are passed on to the rest in one product."""
 
 
-def least_output_error(weight: Array, rows: Array, scale: Array) -> Array:
+def least_output_error(weight: Array, rows: Array, scale: Array, highest: int = 127) -> Array:
     """int8 elements of a weight, rounded for the least squared output error.
 
     Args:
         weight: (in, out) real numbers.
         rows: (rows, in) activations as the quantized layer sees them.
         scale: (out,) one step in real units per output channel.
+        highest: Largest magnitude of an element.
 
     Returns:
         (in, out) int8.
@@ -40,7 +41,7 @@ def least_output_error(weight: Array, rows: Array, scale: Array) -> Array:
         end = min(start + BLOCK, channels)
         errors = np.empty((end - start, left.shape[1]))
         for channel in range(start, end):
-            nearest = np.clip(np.rint(left[channel] / step), -127, 127)
+            nearest = np.clip(np.rint(left[channel] / step), -highest, highest)
             quantized[channel] = nearest
             error = (left[channel] - nearest * step) / factor[channel, channel]
             errors[channel - start] = error

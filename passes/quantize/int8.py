@@ -16,22 +16,20 @@ from __future__ import annotations
 
 from typing import Literal
 
-import numpy as np
 import onnx_ir as ir
 import pydantic
 
 from passes import layers as weighted
-from passes import names
+from passes import names, numerics
 from passes.base import Pass, PassContext, PassResult, Pattern
 from passes.calibration import Method, MethodName
 from passes.layers import Layer
 from passes.qdq import Editor, drop_unused_constants
-from passes.quantize import _integer_ops, _placing, _rounding
-from passes.quantize._channel_weights import ChannelWeight, to_int8
-from passes.quantize._learned import Learned, Lessons, learn
+from passes.quantize import _integer_ops
+from passes.quantize._channel_weights import SEVEN_BITS
+from passes.quantize._int8_layers import MATRICES, Choices, LayerWork
+from passes.quantize._learned import Lessons, learn
 from passes.target import Target
-
-MATRICES = ("MatMul", "Gemm")
 
 
 class QuantizeInt8(Pass):
@@ -75,6 +73,11 @@ class QuantizeInt8(Pass):
         default=False,
         description="Add the mean of what quantization takes from a matrix layer's output to its bias.",
     )
+    weight_bits: Literal["auto", 7, 8] = pydantic.Field(
+        default="auto",
+        description="7 keeps weights within ±64, for processors with AVX2 and no VNNI, whose kernels saturate; "
+        "auto does so where the target is one.",
+    )
     rows: int = pydantic.Field(
         default=4096, ge=16, description="Activation rows kept per tensor for `rounding: output` and the bias."
     )
@@ -110,7 +113,16 @@ class QuantizeInt8(Pass):
             else:
                 skips.append(weighted.skip(layer.node, reason))
         lessons = self._lessons(model, candidates, context)
-        work = _Work(self, Editor(model), context.target.dialect == "onnxruntime", lessons)
+        choices = Choices(
+            grid=self._grid(context.target),
+            integer=context.target.dialect == "onnxruntime",
+            static=self.activations == "static",
+            learned=self.requires_calibration(),
+            clip=self.weight_clip,
+            by_output=self.rounding == "output",
+            correct_bias=self.bias_correction,
+        )
+        work = LayerWork(choices, Editor(model), lessons)
         for done, layer in enumerate(candidates):
             context.progress("quantize layers", done, len(candidates))
             reason = work.quantize(layer)
@@ -124,6 +136,11 @@ class QuantizeInt8(Pass):
             figures={"weight bytes before": work.bytes_before, "weight bytes after": work.bytes_after},
             notes=lessons.notes,
         )
+
+    def _grid(self, target: Target) -> numerics.Format:
+        saturates = "avx2" in target.instructions and not {"avx_vnni", "avx512_vnni"} & set(target.instructions)
+        seven = self.weight_bits == 7 or (self.weight_bits == "auto" and saturates)
+        return SEVEN_BITS if seven else numerics.INT8
 
     def _refusal(self, layer: Layer, model: ir.Model, context: PassContext) -> str | None:
         if names.matches(layer.node, self.skip):
@@ -153,99 +170,3 @@ class QuantizeInt8(Pass):
             alpha=self.smooth,
             rows=self.rows if self.rounding == "output" or self.bias_correction else 0,
         )
-
-
-class _Work:
-    """The layers quantized so far, in one run of the pass."""
-
-    def __init__(self, options: QuantizeInt8, editor: Editor, integer: bool, lessons: Lessons) -> None:
-        self.options = options
-        self.editor = editor
-        self.integer = integer
-        self.lessons = lessons
-        self.changed: list[str] = []
-        self.spent: list[ir.Value] = []
-        self.bytes_before = self.bytes_after = 0
-        self._weights: dict[object, ChannelWeight] = {}
-
-    def quantize(self, layer: Layer) -> str | None:
-        """Quantize one layer, or say why not."""
-        source = self._activation(layer)
-        if isinstance(source, str):
-            return source
-        try:
-            weight = self._weight(layer, source)
-        except ValueError as error:
-            return str(error)
-        if weight.zero_channels == layer.channels:
-            return f"weight '{layer.weight.name}' is all zeros"
-        bias = self._bias(layer, weight, source)
-        self.bytes_before += layer.weight.stored.nbytes
-        self.bytes_after += weight.scale.nbytes + weight.quantized.nbytes
-        self.spent += [value for value in layer.node.inputs[1:] if value is not None]
-        self.changed.append(layer.name)
-        self._write(layer, weight, source, bias)
-        return None
-
-    def _activation(self, layer: Layer) -> Learned | str | None:
-        if not self.options.requires_calibration():
-            return None
-        name = self._observed(layer)
-        if name in self.lessons.unusable:
-            return f"its activation '{name}' {self.lessons.unusable[name]}"
-        return self.lessons.of[name]
-
-    def _observed(self, layer: Layer) -> str:
-        """The name under which calibration saw the layer's activation: replaced layers keep their names."""
-        return str(layer.activation.name)
-
-    def _weight(self, layer: Layer, source: Learned | None) -> ChannelWeight:
-        divisor = None if source is None else source.divisor
-        key = (layer.weight.key, None if divisor is None else divisor.tobytes())
-        if self.options.rounding == "output" and source is not None and source.rows is not None:
-            key = (*key, layer.activation.name)  # type: ignore[assignment]
-        if key not in self._weights:
-            weight = to_int8(layer.weight, layer.channel_axis, self.options.weight_clip, divisor)
-            if self.options.rounding == "output" and source is not None and source.rows is not None:
-                weight = weight.with_elements(
-                    _rounding.least_output_error(
-                        _smoothed_weight(layer, divisor), _seen(source, self._static), weight.scale
-                    )
-                )
-            self._weights[key] = weight
-        return self._weights[key]
-
-    @property
-    def _static(self) -> bool:
-        return self.options.activations == "static"
-
-    def _bias(self, layer: Layer, weight: ChannelWeight, source: Learned | None) -> np.ndarray | None:
-        if not self.options.bias_correction or source is None or source.rows is None:
-            return None
-        exact = np.asarray(layer.weight.numpy(), np.float32)
-        stored = weight.quantized.numpy().astype(np.float32) * weight.scale
-        lost = _rounding.bias_correction(exact, stored, source.rows, _seen(source, self._static))
-        return lost if layer.bias is None else np.asarray(layer.bias.numpy(), np.float32) + lost
-
-    def _write(self, layer: Layer, weight: ChannelWeight, source: Learned | None, bias: np.ndarray | None) -> None:
-        divisor = None if source is None else source.divisor
-        if self.integer and layer.node.op_type in MATRICES:
-            static = source.quantizer if self._static and source is not None else None
-            _integer_ops.replace_layer(self.editor, layer, weight, static, divisor, bias)
-            return
-        assert source is not None
-        if bias is not None:
-            _placing.replace_bias(self.editor, layer, bias)
-        _placing.place(self.editor, layer, weight, source.quantizer, divisor)
-
-
-def _smoothed_weight(layer: Layer, divisor: np.ndarray | None) -> np.ndarray:
-    exact = np.asarray(layer.weight.numpy(), np.float32)
-    return exact if divisor is None else exact * divisor[:, None]
-
-
-def _seen(source: Learned, static: bool) -> np.ndarray:
-    """The sampled rows as the quantized layer sees them: divided, and on the grid when that is fixed."""
-    assert source.rows is not None
-    rows = source.rows if source.divisor is None else source.rows / source.divisor
-    return source.quantizer.apply(rows) if static else rows

@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 
 from passes.quantize.int8 import QuantizeInt8
-from tests.support.runner import context, run, session
+from tests.support.runner import CPU, context, run, session
 
 RNG = np.random.default_rng(7)
 
@@ -198,3 +198,21 @@ def test_a_channel_of_zeros_stays_zero() -> None:
     )
     QuantizeInt8().apply(model, context())
     assert not run(model, feeds(8, 16))["y"][:, 2].any()
+
+
+def test_a_processor_whose_kernels_saturate_gets_seven_bit_weights() -> None:
+    old = CPU.model_copy(update={"instructions": ("avx2", "fma")})
+    new = CPU.model_copy(update={"instructions": ("avx2", "avx512_vnni")})
+    largest = {}
+    for target in (old, new):
+        model = two_layers()
+        QuantizeInt8().apply(model, context(target))
+        stored = [
+            value.const_value for value in model.graph.initializers.values() if value.dtype == ir.DataType.INT8
+        ]
+        largest[target.instructions] = max(
+            int(np.abs(tensor.numpy().astype(int)).max()) for tensor in stored if tensor
+        )
+    # Two products of uint8 and int8 are added in int16.
+    assert 2 * 255 * largest[old.instructions] < 2**15
+    assert largest[new.instructions] == 127

@@ -1,0 +1,132 @@
+"""INT8 layer after layer: weight, bias and graph form of each, from what calibration learned.
+
+Weights that several layers share are quantized once; smoothing or rounding by output makes them differ.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from passes.layers import Layer
+from passes.numerics import Format
+from passes.qdq import Editor
+from passes.quantize import _integer_ops, _placing, _rounding
+from passes.quantize._channel_weights import ChannelWeight, to_int8
+from passes.quantize._learned import Learned, Lessons
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+MATRICES = ("MatMul", "Gemm")
+
+
+@dataclasses.dataclass(frozen=True)
+class Choices:
+    """What the recipe and the target decide for every layer.
+
+    Attributes:
+        grid: Format of the weights.
+        integer: Write matrix layers as ONNX Runtime's integer operators, else as Q/DQ.
+        static: Activations have calibrated scales.
+        learned: Layers need what calibration learned (static or not).
+        clip: Search the weights' clipping.
+        by_output: Round weights for the least output error.
+        correct_bias: Add the mean loss to the bias.
+    """
+
+    grid: Format
+    integer: bool
+    static: bool
+    learned: bool
+    clip: bool
+    by_output: bool
+    correct_bias: bool
+
+
+class LayerWork:
+    """The layers quantized so far, in one run of the pass."""
+
+    def __init__(self, choices: Choices, editor: Editor, lessons: Lessons) -> None:
+        self.choices = choices
+        self.editor = editor
+        self.lessons = lessons
+        self.changed: list[str] = []
+        self.spent: list[ir.Value] = []
+        self.bytes_before = self.bytes_after = 0
+        self._weights: dict[object, ChannelWeight] = {}
+
+    def quantize(self, layer: Layer) -> str | None:
+        """Quantize one layer, or say why not."""
+        source = self._activation(layer)
+        if isinstance(source, str):
+            return source
+        try:
+            weight = self._weight(layer, source)
+        except ValueError as error:
+            return str(error)
+        if weight.zero_channels == layer.channels:
+            return f"weight '{layer.weight.name}' is all zeros"
+        bias = self._bias(layer, weight, source)
+        self.bytes_before += layer.weight.stored.nbytes
+        self.bytes_after += weight.scale.nbytes + weight.quantized.nbytes
+        self.spent += [value for value in layer.node.inputs[1:] if value is not None]
+        self.changed.append(layer.name)
+        self._write(layer, weight, source, bias)
+        return None
+
+    def _activation(self, layer: Layer) -> Learned | str | None:
+        """What was learned of the layer's activation; replaced layers keep their outputs' names."""
+        if not self.choices.learned:
+            return None
+        name = str(layer.activation.name)
+        if name in self.lessons.unusable:
+            return f"its activation '{name}' {self.lessons.unusable[name]}"
+        return self.lessons.of[name]
+
+    def _weight(self, layer: Layer, source: Learned | None) -> ChannelWeight:
+        divisor = None if source is None else source.divisor
+        rows = source if self.choices.by_output and source is not None and source.rows is not None else None
+        key = (
+            layer.weight.key,
+            None if divisor is None else divisor.tobytes(),
+            layer.activation.name if rows is not None else None,
+        )
+        if key not in self._weights:
+            weight = to_int8(layer.weight, layer.channel_axis, self.choices.clip, divisor, self.choices.grid)
+            if rows is not None:
+                exact = np.asarray(layer.weight.numpy(), np.float32)
+                exact = exact if divisor is None else exact * divisor[:, None]
+                highest = int(self.choices.grid.highest)
+                weight = weight.with_elements(
+                    _rounding.least_output_error(exact, self._seen(rows), weight.scale, highest)
+                )
+            self._weights[key] = weight
+        return self._weights[key]
+
+    def _bias(self, layer: Layer, weight: ChannelWeight, source: Learned | None) -> Array | None:
+        if not self.choices.correct_bias or source is None or source.rows is None:
+            return None
+        exact = np.asarray(layer.weight.numpy(), np.float32)
+        stored = weight.quantized.numpy().astype(np.float32) * weight.scale
+        lost = _rounding.bias_correction(exact, stored, source.rows, self._seen(source))
+        return lost if layer.bias is None else np.asarray(layer.bias.numpy(), np.float32) + lost
+
+    def _seen(self, source: Learned) -> Array:
+        """The sampled rows as the quantized layer sees them: divided, and on the grid when that is fixed."""
+        assert source.rows is not None
+        rows: Array = source.rows if source.divisor is None else source.rows / source.divisor
+        return source.quantizer.apply(rows) if self.choices.static else rows
+
+    def _write(self, layer: Layer, weight: ChannelWeight, source: Learned | None, bias: Array | None) -> None:
+        divisor = None if source is None else source.divisor
+        if self.choices.integer and layer.node.op_type in MATRICES:
+            static = source.quantizer if self.choices.static and source is not None else None
+            _integer_ops.replace_layer(self.editor, layer, weight, static, divisor, bias)
+            return
+        assert source is not None
+        if bias is not None:
+            _placing.replace_bias(self.editor, layer, bias)
+        _placing.place(self.editor, layer, weight, source.quantizer, divisor)
