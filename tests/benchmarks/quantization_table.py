@@ -1,0 +1,231 @@
+"""Measures every quantization format, algorithm and tool on MiniLM and writes docs/quantization-table.md.
+
+    python -m tests.benchmarks.quantization_table [--modelopt-python PATH] [--only TEXT] [--out FILE]
+
+Each model is made in a process of its own (seconds, peak memory). Accuracy is measured on 256 evaluation sentences
+that share none with the 64 for calibration, against the FP32 model, with graph optimisation off and, to catch an
+engine that executes a quantized graph wrongly, on. Latency is measured with all models interleaved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from tests.benchmarks.quantization_cells import CELLS, file_name
+
+ROOT = Path(__file__).resolve().parents[2]
+CALIBRATION_SENTENCES, EVALUATION_SENTENCES = 64, 256
+ROUNDS = 9
+BASELINE = "int8 | dynamic, per channel | ONNX Runtime"
+CELL_SECONDS = 180
+Arrays = Mapping[str, np.ndarray]
+Level = onnxruntime.GraphOptimizationLevel
+
+
+def main() -> None:
+    """Prepare, make, score, time, write."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+    parser.add_argument("--modelopt-python", default=sys.executable, help="interpreter that has nvidia-modelopt")
+    parser.add_argument("--only", default="", help="only cells that contain this text, and the baseline")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "quantization-table.md")
+    asked = parser.parse_args()
+    cells = [cell for cell in CELLS if asked.only in cell or cell == BASELINE]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        evaluation = prepare(folder)
+        expected = embed(folder / "source.onnx", evaluation, Level.ORT_DISABLE_ALL)
+        made: dict[str, dict[str, Any]] = {}
+        for cell in cells:
+            made[cell] = make(cell, folder, asked.modelopt_python)
+            if "failed" not in made[cell]:
+                score(folder / file_name(cell), evaluation, expected, made[cell])
+            print(f"  {made[cell]}", file=sys.stderr, flush=True)
+        clock(folder, made)
+    asked.out.write_text(page(made), encoding="utf-8")
+    print(f"wrote {asked.out}")
+
+
+def prepare(folder: Path) -> list[Arrays]:
+    """Export MiniLM, clean and fuse a copy, store the calibration batches; gives the evaluation batches."""
+    import onnx_ir as ir
+    import torch
+
+    from calibration_data import docstrings
+    from examples import minilm
+    from passes import registry, saving
+    from tests.support.runner import context
+
+    built = minilm.build()
+    names = ["input_ids", "attention_mask"]
+    batch, tokens = torch.export.Dim("batch", min=1, max=64), torch.export.Dim("tokens", min=2, max=512)
+    sample = torch.ones(2, 16, dtype=torch.long)
+    exported = torch.onnx.export(
+        built["module"].eval(), (sample, sample), dynamo=True, verbose=False, input_names=names,
+        output_names=["sentence_embedding"], dynamic_shapes=({0: batch, 1: tokens}, {0: batch, 1: tokens}),
+    )  # fmt: skip
+    assert exported is not None
+    exported.save(folder / "source.onnx")
+    model = ir.load(folder / "source.onnx")
+    for room in ("clean", "fuse"):
+        for name in registry.room_default(room):
+            registry.find(name)().apply(model, context())
+    saving.save(model, folder / "fused.onnx")
+    stored = {
+        f"{name}_{index}": array
+        for index, batch in enumerate(docstrings.calibration(CALIBRATION_SENTENCES))
+        for name, array in batch.items()
+    }
+    np.savez(folder / "calibration.npz", **stored)
+    return list(docstrings.evaluation(EVALUATION_SENTENCES))
+
+
+def make(cell: str, folder: Path, modelopt_python: str) -> dict[str, Any]:
+    """Run one cell; a failure becomes its last line."""
+    python = modelopt_python if cell.endswith("ModelOpt") else sys.executable
+    print(f"make {cell}", file=sys.stderr, flush=True)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2"}
+    command = [python, "-m", "tests.benchmarks.quantization_cells", cell, str(folder)]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=CELL_SECONDS, env=environment, cwd=ROOT, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return {"failed": f"not finished after {CELL_SECONDS} s"}
+    for line in reversed(done.stdout.splitlines()):
+        with contextlib.suppress(json.JSONDecodeError):
+            record = json.loads(line)
+            if isinstance(record, dict) and "seconds" in record:
+                return {**record, "bytes": size(folder / file_name(cell))}
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    return {"failed": (lines[-1] if lines else f"exit code {done.returncode}").replace("|", "/")[:160]}
+
+
+def size(path: Path) -> int:
+    """Bytes of the model and its data file."""
+    return sum(item.stat().st_size for item in path.parent.glob(path.name + "*"))
+
+
+def opened(path: Path, level: Any, threads: int = 2) -> onnxruntime.InferenceSession:
+    """A CPU session."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = level
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4
+    return onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
+
+
+def embed(path: Path, batches: list[Arrays], level: Any) -> np.ndarray:
+    """(sentences, 384) float64 embeddings."""
+    session = opened(path, level)
+    return np.concatenate([session.run(None, dict(batch))[0] for batch in batches]).astype(np.float64)
+
+
+def score(path: Path, batches: list[Arrays], expected: np.ndarray, record: dict[str, Any]) -> None:
+    """Add the accuracy figures, or why the model cannot be run."""
+    try:
+        got = embed(path, batches, Level.ORT_DISABLE_ALL)
+        served = embed(path, batches, Level.ORT_ENABLE_ALL)
+    except Exception as error:  # the engine's refusal is the finding
+        record["failed"] = "made, but not runnable: " + str(error).splitlines()[0].replace("|", "/")[:130]
+        return
+    record["sqnr_db"] = 10 * np.log10(np.square(expected).sum() / np.square(got - expected).sum())
+    angles = cosines(expected, got)
+    record["mean"], record["least"] = angles.mean(), angles.min()
+    record["neighbours"] = float((nearest(expected) == nearest(got)).mean())
+    record["served"] = cosines(expected, served).mean()
+
+
+def cosines(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """(rows,) cosine of each pair of rows."""
+    norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+    return np.asarray((left * right).sum(axis=1) / norms)
+
+
+def nearest(embeddings: np.ndarray) -> np.ndarray:
+    """(rows,) index of each row's most similar other row."""
+    likeness = embeddings @ embeddings.T
+    np.fill_diagonal(likeness, -np.inf)
+    return np.asarray(likeness.argmax(axis=1))
+
+
+def clock(folder: Path, made: dict[str, dict[str, Any]]) -> None:
+    """Add wall milliseconds on two threads and processor milliseconds on one, all models taking turns."""
+    rng = np.random.default_rng(0)
+    feeds = {
+        "input_ids": rng.integers(1000, 30000, (8, 128)),
+        "attention_mask": np.ones((8, 128), np.int64),
+    }
+    paths = {cell: folder / file_name(cell) for cell, record in made.items() if "failed" not in record}
+    for threads, key, now in ((2, "wall_ms", time.perf_counter), (1, "cpu_ms", time.process_time)):
+        sessions = {cell: opened(path, Level.ORT_ENABLE_ALL, threads) for cell, path in paths.items()}
+        samples: dict[str, list[float]] = {cell: [] for cell in sessions}
+        for turn in range(ROUNDS + 2):
+            for cell, session in sessions.items():
+                started = now()
+                session.run(None, feeds)
+                if turn >= 2:
+                    samples[cell].append((now() - started) * 1e3)
+        for cell, values in samples.items():
+            made[cell][key] = float(np.median(values))
+
+
+HEADER = (
+    "| format | algorithm | whose | SQNR dB | cosine mean | least | neighbours | served | MB | make s | peak GB "
+    "| ms, 2 threads | ms CPU, 1 thread | of baseline |\n|---|---|---|" + "---:|" * 11 + "\n"
+)
+
+
+def page(made: dict[str, dict[str, Any]]) -> str:
+    """The page as Markdown."""
+    baseline = made[BASELINE].get("cpu_ms", float("nan"))
+    today = datetime.datetime.now(tz=datetime.UTC).date()
+    text = (
+        "# Quantization, format by algorithm by tool\n\n"
+        "Written by `python -m tests.benchmarks.quantization_table`; not edited by hand.\n\n"
+        f"MiniLM-L6, {CALIBRATION_SENTENCES} calibration and {EVALUATION_SENTENCES} other docstring sentences, "
+        f"against FP32. ONNX Runtime {onnxruntime.__version__}, {os.cpu_count()} CPUs ({processor()}), {today}. "
+        "Cosines and neighbours (same nearest sentence as FP32) with graph optimisation off; *served* is the mean "
+        "cosine with it on, where a lower figure means that the engine executes the graph wrongly. Latency: "
+        f"8 × 128 tokens, all models in turns, median of {ROUNDS}; the ratio is of CPU time to "
+        f"`{BASELINE}`. FP8 and FP4 are simulated in FP32 arithmetic on a CPU: their times say nothing. "
+        "*Ours* is made from the cleaned and fused model.\n\n"
+    ) + HEADER
+    for cell, record in made.items():
+        if "failed" in record:
+            text += f"| {cell} | {record['failed']} |" + " |" * 10 + "\n"
+            continue
+        text += (
+            f"| {cell} | {record['sqnr_db']:.1f} | {record['mean']:.4f} | {record['least']:.4f} "
+            f"| {record['neighbours']:.3f} | {record['served']:.4f} | {record['bytes'] / 1e6:.0f} "
+            f"| {record['seconds']:.1f} | {record['peak_bytes'] / 1e9:.2f} | {record['wall_ms']:.0f} "
+            f"| {record['cpu_ms']:.0f} | {record['cpu_ms'] / baseline:.2f} |\n"
+        )
+    return text
+
+
+def processor() -> str:
+    """The processor's name and the instruction sets that matter here."""
+    with contextlib.suppress(OSError):
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        found = [name for name in ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8") if f" {name}" in flags]
+        return f"{platform.machine()}, {', '.join(found)}"
+    return platform.machine()
+
+
+if __name__ == "__main__":
+    main()
