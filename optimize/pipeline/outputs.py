@@ -97,7 +97,8 @@ def judged(run: Measured) -> tuple[GateResult, ...]:
         ModelFacts.model_validate(run.passes.facts["facts"]) if run.passes else None,
         previous,
     )
-    return gates.judge(run.recipe.gates, figures)
+    speedups = run.throughput.speedups if run.throughput else ()
+    return gates.judge(run.recipe.gates, figures, speedups)
 
 
 def resolved_recipe(recipe: Recipe, beside: Path) -> str:

@@ -241,6 +241,7 @@ class _Run:
         return [item for item in self.passes.facts["passes"] if item["accuracy"] is not None]
 
     def _build(self, label: str, sha256: str, model: str, shapes: Mapping[str, Any]) -> Entry:
+        assert self.feeds is not None
         return self.executor.stage(
             label,
             {
@@ -248,8 +249,10 @@ class _Run:
                 "engine": self.recipe.engine,
                 "ranges": shapes["ranges"],
                 "device": environment.identity(),
+                "sample": self.feeds.facts["evaluation"]["sha256"],
             },
             {
+                "feeds": str(self.feeds.directory),
                 "model": model,
                 "engine": self.recipe.engine,
                 "ranges": shapes["ranges"],

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from optimize.engines.base import BuildRequest, Progress
-from optimize.pipeline import opening
+from optimize.pipeline import batches, opening
 
 
 def run(payload: Mapping[str, Any], directory: Path, progress: Progress) -> dict[str, Any]:
@@ -21,6 +21,7 @@ def run(payload: Mapping[str, Any], directory: Path, progress: Progress) -> dict
             directory=into,
             ranges=opening.ranges_of(payload["ranges"]),
             cache=Path(payload["cache"]) if payload.get("cache") else None,
+            sample=next(iter(batches.read(Path(payload["feeds"]) / "evaluation")), None),
         ),
         progress,
     )
