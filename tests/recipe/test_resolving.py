@@ -54,7 +54,7 @@ def test_every_default_is_written_out(write: Write) -> None:
 VALUES = st.one_of(st.text(), st.floats(allow_nan=False), st.integers(), st.booleans(), st.none())
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(st.dictionaries(st.text(min_size=1), VALUES, max_size=4))
 def test_any_argument_comes_back_as_it_was(arguments: dict[str, object]) -> None:
     data = {"source": {"kind": "torch", "factory": "m:f", "arguments": arguments}}
