@@ -112,12 +112,13 @@ def _strip(item: Latency, row: int, end: float, at: Callable[[float], float]) ->
         f'<tspan class="aside" dx="8">{escape(wording.one_line(item.title))}</tspan>'
         f'<tspan class="value" dx="8">{wording.milliseconds(item.p50_ms)}</tspan></text>',
     ]
+    radius = 2.2 if len(item.samples_ms) > 30 else 3.6
     every = max(1, math.ceil(len(item.samples_ms) / MAXIMUM_DOTS))
     for index, sample in enumerate(item.samples_ms[::every]):
         if sample <= end:
             # Golden-ratio steps spread the dots evenly and the same way every time.
             rise = ((index * 0.618034) % 1 - 0.5) * 16
-            parts.append(f'<circle class="dot" cx="{at(sample):.1f}" cy="{middle + rise:.1f}" r="2.2"/>')
+            parts.append(f'<circle class="dot" cx="{at(sample):.1f}" cy="{middle + rise:.1f}" r="{radius}"/>')
     median = at(min(item.p50_ms, end))
     parts.append(
         f'<line class="median" x1="{median:.1f}" x2="{median:.1f}" y1="{middle - 13}" y2="{middle + 13}"/>'

@@ -77,6 +77,8 @@ def _facts(report: Report) -> dict[str, Any]:
         "floor_ratio": _floor_ratio(report),
         "strips": charts.latency_strips(throughput.contenders if throughput else ()),
         "rewrites": rows.rewrites,
+        "busy": [record for record in report.passes if not rows.is_idle(record)],
+        "idle": [record for record in report.passes if rows.is_idle(record)],
         "shares": rows.format_shares(report.layers),
         "map": rows.layer_map(report.layers),
         "ops": rows.op_rows(report),

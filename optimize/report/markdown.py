@@ -139,9 +139,12 @@ def _passes(report: Report) -> list[str]:
             f"{len(record.skips):,}",
             wording.seconds(record.seconds),
         )
-        for record in report.passes[:40]
+        for record in [record for record in report.passes if not rows.is_idle(record)][:40]
     ]
     table = _table(("Pass", "Rewrites", "Nodes", "Left alone", "Time"), body, right=(1, 2, 3, 4))
+    idle = [record.name for record in report.passes if rows.is_idle(record)]
+    if idle:
+        table += "\n\nFound nothing to do: " + ", ".join(code(name) for name in idle[:40]) + "."
     return [_folded(wording.count(len(report.passes), "pass"), table)]
 
 

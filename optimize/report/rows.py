@@ -82,6 +82,12 @@ def rewrites(record: PassRecord) -> int:
     return sum(pattern.found for pattern in record.patterns)
 
 
+def is_idle(record: PassRecord) -> bool:
+    """Whether a pass found nothing to do and has nothing to say."""
+    near = any(pattern.near_misses or pattern.expected for pattern in record.patterns)
+    return not (rewrites(record) or record.skips or record.changed or record.notes or near)
+
+
 FAMILIES = (
     ("fp4", re.compile(r"^(float4|fp4|nvfp4|mxfp4)")),
     ("int4", re.compile(r"^u?int4")),

@@ -68,6 +68,8 @@ def seconds(value: float | None) -> str:
         return ABSENT
     if value >= 60:
         return f"{int(value // 60)} min {int(value % 60)} s"
+    if value < 0.001:
+        return "0 ms" if value == 0 else "under 1 ms"
     return f"{number(value)} s" if value >= 1 else f"{number(value * 1000)} ms"
 
 

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from optimize.facts import Roofline
+from optimize.facts import PassRecord, PatternFact, Roofline
 from optimize.report import html as page
 from optimize.report.model import Report
 from tests.support import reports
@@ -137,3 +137,12 @@ def test_the_best_possible_latency_stands_beside_the_measured_one() -> None:
     text = page.render(reports.passing(roofline=roofline))
     assert "The best this target could do is 12.0 ms, bound by its arithmetic" in text
     assert "the engine takes 3.1 × that" in text
+
+
+def test_passes_that_found_nothing_share_one_line() -> None:
+    idle = PassRecord(name="fuse.rotary", options={}, seconds=0.1, nodes_before=9, nodes_after=9)
+    text = page.render(reports.passing(passes=(*reports.passing().passes, idle)))
+    assert "Found nothing to do: fuse.rotary." in text
+    assert "<b>fuse.rotary</b>" not in text
+    missed = idle.model_copy(update={"patterns": (PatternFact(name="rotary", found=0, expected=2),)})
+    assert "<b>fuse.rotary</b>" in page.render(reports.passing(passes=(missed,)))

@@ -60,3 +60,10 @@ def test_a_code_span_is_fenced_by_more_backticks_than_it_holds() -> None:
     assert markdown.code("`") == "`` ` ``"
     assert markdown.code("x\n``y") == "```x ``y```"
     assert markdown.code("") == ""
+
+
+def test_passes_that_found_nothing_share_one_line() -> None:
+    idle = PassRecord(name="fuse.rotary", options={}, seconds=0.1, nodes_before=9, nodes_after=9)
+    text = markdown.render(reports.passing(passes=(*reports.passing().passes, idle)))
+    assert "Found nothing to do: `fuse.rotary`." in text
+    assert "| `fuse.rotary` |" not in text
