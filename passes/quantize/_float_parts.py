@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -12,10 +13,13 @@ import onnx_ir as ir
 from passes import block_formats, numerics
 from passes.base import PassFailed
 from passes.quantize import _float_blocks
+from passes.quantize._gptq import round_with_feedback
 from passes.quantize._lazy import Parts, reading
+from passes.quantize._tiles import to_float32
 from passes.quantize._weights import Weight
 
 Array = npt.NDArray[Any]
+Float64 = npt.NDArray[np.float64]
 FloatFormat = Literal["fp8", "fp8_block", "mxfp8", "mxfp8_trt", "nvfp4", "mxfp4"]
 """`mxfp8_trt` is MXFP8 for TensorRT's own operator, `mxfp8` the same numbers for standard ONNX."""
 
@@ -30,12 +34,22 @@ class FloatParts:
         layout: The stored format.
         block_size: Elements per block, for `fp8_block`; the other formats have their own.
         search: Choose NVFP4 block scales by least squared error.
+        moments: Round for the least output error on inputs with these second moments, `(K, K)`.
     """
 
-    def __init__(self, weight: Weight, layout: FloatFormat, *, block_size: int = 32, search: bool = False) -> None:
+    def __init__(
+        self,
+        weight: Weight,
+        layout: FloatFormat,
+        *,
+        block_size: int = 32,
+        search: bool = False,
+        moments: Float64 | None = None,
+    ) -> None:
         self._weight = weight
         self._format = layout
         self._search = search
+        self._moments = moments
         own = {"nvfp4": block_formats.NVFP4_BLOCK, "fp8_block": block_size}
         self._block = own.get(layout, block_formats.MX_BLOCK)
 
@@ -58,6 +72,10 @@ class FloatParts:
         else:
             kinds["scales"] = (weight.tensor.dtype, grid)
         return {part: parts.tensor(part, part, dtype, shape) for part, (dtype, shape) in kinds.items()}
+
+    def evaluated(self) -> dict[str, ir.TensorProtocol]:
+        """The parts, made now, for moments that cannot wait until the model is saved."""
+        return self._compute()
 
     def nodes(self, held: Mapping[str, ir.Value]) -> list[ir.Node]:
         """The nodes that turn the parts back into a weight; the last one's output is the weight."""
@@ -95,6 +113,10 @@ class FloatParts:
         kind = stored.dtype
         if self._format == "fp8":
             made = _float_blocks.quantize_fp8_channels(stored, weight.channel_axis, kind)
+            if self._moments is not None:
+                by_channel = made.scales.astype(np.float32)[None, :]
+                codes = self._rounded(stored, by_channel, weight.summed, numerics.FP8_E4M3)
+                made = dataclasses.replace(made, codes=codes)
             zeros = np.zeros(made.scales.shape, numerics.FP8_E4M3.dtype)
             return {
                 "codes": ir.Tensor(made.codes),
@@ -117,13 +139,32 @@ class FloatParts:
             size // self._block if axis == weight.axis else size for axis, size in enumerate(weight.shape)
         )
         scales = made.scales.reshape(shape)
-        codes: ir.TensorProtocol = ir.Tensor(made.codes)
+        elements = made.codes
+        if self._moments is not None:
+            by_block = scales.astype(np.float32) * global_scale
+            elements = self._rounded(stored, by_block if weight.axis == 0 else by_block.T, self._block, grid)
+            elements = numerics.pack_4bit(elements) if four else elements
+        stored_codes: ir.TensorProtocol = ir.Tensor(elements)
         if four:
-            codes = ir.PackedTensor(made.codes, ir.DataType.FLOAT4E2M1, shape=weight.shape)
+            stored_codes = ir.PackedTensor(elements, ir.DataType.FLOAT4E2M1, shape=weight.shape)
         parts: dict[str, ir.TensorProtocol] = {
-            "codes": codes,
+            "codes": stored_codes,
             "scales": ir.Tensor(scales.view(np.uint8) if self._format == "mxfp8_trt" else scales),
         }
         if self._format == "nvfp4":
             parts["global_scale"] = ir.Tensor(np.array(global_scale, np.float32))
         return parts
+
+    def _rounded(self, stored: Array, steps: Array, block: int, grid: numerics.Format) -> Array:
+        """Elements shaped like the weight, rounded with feedback; `steps` is `(K / block, N)` float32."""
+        assert self._moments is not None
+        first = self._weight.axis == 0
+        values = to_float32(stored if first else stored.T)
+
+        def nearest(ratio: Array, index: int) -> Array:
+            if grid.bits == 4:
+                return block_formats.round_e2m1(ratio)
+            return np.clip(ratio, grid.lowest, grid.highest).astype(grid.dtype).astype(np.float32)
+
+        rounded = round_with_feedback(values, self._moments, np.ascontiguousarray(steps), block, nearest)
+        return np.ascontiguousarray(rounded if first else rounded.T).astype(grid.dtype)

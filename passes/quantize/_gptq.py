@@ -1,11 +1,13 @@
 """GPTQ: rounding a weight element by element, each error made good by the elements not yet rounded.
 
 Source: Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers"
-(2022), with scales fixed beforehand and elements taken in order of falling input energy.
+(2022), with scales fixed beforehand and elements taken in order of falling input energy. It works on any grid:
+`Grid` says how a number of steps is rounded.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,9 +19,11 @@ from passes.quantize._scales import chooser
 from passes.quantize._tiles import to_float32
 
 Array = npt.NDArray[Any]
-Bytes = npt.NDArray[np.uint8]
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
+
+Grid = Callable[[Float32, int], Float32]
+"""Rounds steps, `(N,)` values already divided by their scales, to the grid; the number is the block's index."""
 
 DAMPING = 0.01
 """Part of the mean input energy that is added to every input's own: inputs that calibration never reached
@@ -56,50 +60,52 @@ def quantize_calibrated(
     zero_points = start.zero_points
     if zero_points is None:
         zero_points = np.full(start.scales.shape, SYMMETRIC_ZERO, np.uint8)
-    codes = round_with_feedback(values, moments, start.scales.astype(np.float32), zero_points, block)
+    zeros = zero_points.astype(np.float32)
+
+    def whole(steps: Float32, index: int) -> Float32:
+        rounded: Float32 = np.clip(np.rint(steps), -zeros[index], 15 - zeros[index])
+        return rounded
+
+    steps = round_with_feedback(values, moments, start.scales.astype(np.float32), block, whole)
+    codes = (steps + np.repeat(zeros, block, axis=0)).astype(np.uint8)
     column_major = axis != 0 or by_column
     placed = codes.T if column_major else codes
-    scales, zeros = (item.T if column_major else item for item in (start.scales, zero_points))
+    scales, points = (item.T if column_major else item for item in (start.scales, zero_points))
     packed = numerics.pack_4bit(placed)
     return Blocks(
         packed ^ np.uint8(0x88) if signed else packed,
         np.ascontiguousarray(scales),
-        np.ascontiguousarray(zeros) if asymmetric else None,
+        np.ascontiguousarray(points) if asymmetric else None,
     )
 
 
-def round_with_feedback(
-    weight: Float32, moments: Float64, scales: Float32, zero_points: Bytes, block: int
-) -> Bytes:
-    """Codes 0…15 of `weight` that keep `X @ weight` rather than `weight`.
+def round_with_feedback(weight: Float32, moments: Float64, scales: Float32, block: int, grid: Grid) -> Float32:
+    """Steps on the grid, `(K, N)`, that keep `X @ weight` rather than `weight`.
 
     Args:
         weight: `(K, N)`, K a multiple of `block`.
         moments: `(K, K)`, the calibration inputs' `X.T @ X / samples`.
         scales: `(K / block, N)`, as stored.
-        zero_points: `(K / block, N)`, 0…15.
         block: Elements along K per scale.
-
-    Returns:
-        `(K, N)` uint8.
+        grid: How steps are rounded.
     """
     order = np.argsort(-np.diag(moments), kind="stable")
     factor = _inverse_factor(damped(moments)[np.ix_(order, order)])
-    remaining = weight[order].copy()
-    codes = np.empty(weight.shape, np.uint8)
+    remaining = weight[order]
+    result = np.empty_like(weight)
     for start in range(0, len(order), PANEL):
         stop = min(start + PANEL, len(order))
         errors = np.empty((stop - start, weight.shape[1]), np.float32)
         for row in range(start, stop):
-            source = order[row]
-            scale, zero = scales[source // block], zero_points[source // block].astype(np.float32)
-            code = np.clip(np.rint(remaining[row] / scale) + zero, 0, 15)
-            codes[source] = code
-            error = (remaining[row] - (code - zero) * scale) / factor[row, row]
+            source = int(order[row])
+            index = source // block
+            steps = grid(remaining[row] / scales[index], index)
+            result[source] = steps
+            error = (remaining[row] - steps * scales[index]) / factor[row, row]
             remaining[row + 1 : stop] -= factor[row, row + 1 : stop, None] * error
             errors[row - start] = error
         remaining[stop:] -= factor[start:stop, stop:].T @ errors
-    return codes
+    return result
 
 
 def damped(moments: Float64) -> Float64:

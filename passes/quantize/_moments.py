@@ -10,11 +10,36 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from passes.base import PassContext, PassFailed
+from passes.quantize._weights import Weight
 
 Float64 = npt.NDArray[np.float64]
 
 BUDGET_BYTES = 256 << 20
 """Most memory that moments take at once; a model that needs more runs its calibration data several times."""
+
+
+def with_moments(
+    model: ir.Model, weights: Sequence[Weight], context: PassContext, what: str
+) -> Iterator[tuple[Weight, Float64 | None]]:
+    """Every weight with its input's second moments, as `input_moments` gives them.
+
+    None goes with weights that calibration cannot reach: inside sub-graphs, or not of two dimensions. Those
+    come first; the rest in groups, so that the moments of one group are in memory at a time.
+    """
+    readers: dict[str, list[Weight]] = {}
+    for weight in weights:
+        source = _observable_input(weight, model.graph)
+        if source is None:
+            yield weight, None
+        else:
+            readers.setdefault(source, []).append(weight)
+    sizes = {name: held[0].summed for name, held in readers.items()}
+    if not sizes:
+        return
+    for group in input_moments(model, sizes, context, what):
+        for name, moments in group.items():
+            for weight in readers[name]:
+                yield weight, moments
 
 
 def input_moments(
@@ -69,3 +94,15 @@ def _groups(sizes: Mapping[str, int]) -> Iterator[Sequence[str]]:
         held += needed
     if group:
         yield group
+
+
+def _observable_input(weight: Weight, graph: ir.Graph) -> str | None:
+    """The value that the weight's product reads rows of K numbers from, if calibration can see it."""
+    node = weight.uses[0].node
+    source = node.inputs[0]
+    transposed = node.attributes.get("transA")
+    if len(weight.shape) != 2 or node.graph is not graph or source is None:
+        return None
+    if transposed is not None and transposed.as_int():
+        return None
+    return source.name

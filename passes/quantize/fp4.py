@@ -12,7 +12,7 @@ else reads in floating point, K not a multiple of the block.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import onnx_ir as ir
@@ -24,8 +24,11 @@ from passes.qdq import Editor
 from passes.quantize._float_parts import FloatParts
 from passes.quantize._fp4_activations import calibrated_inputs, quantize_input
 from passes.quantize._graph import insert_weight_nodes
+from passes.quantize._moments import with_moments
 from passes.quantize._weights import Weight, find_weights
 from passes.target import Target
+
+Quantized = tuple[Weight, Mapping[str, ir.TensorProtocol], FloatParts]
 
 
 class QuantizeFp4(Pass):
@@ -49,15 +52,15 @@ class QuantizeFp4(Pass):
         description="`dynamic` quantizes each layer's input to NVFP4 while it runs (TensorRT only, needs "
         "calibration data for the input's range); `none` leaves inputs as they are.",
     )
-    algorithm: Literal["rtn", "mse"] = pydantic.Field(
+    algorithm: Literal["rtn", "mse", "gptq"] = pydantic.Field(
         "mse",
         description="How NVFP4 block scales are chosen: `rtn` from each block's range, `mse` by a search for the "
         "least squared error.",
     )
 
     def requires_calibration(self) -> bool:
-        """Dynamic activations take their tensor's scale from the calibration data."""
-        return self.activations == "dynamic"
+        """Dynamic activations take their tensor's scale from the calibration data, GPTQ its moments."""
+        return self.activations == "dynamic" or self.algorithm == "gptq"
 
     def check(self, target: Target) -> str | None:
         """Why `target` cannot run what these options write, or None."""
@@ -101,21 +104,33 @@ class QuantizeFp4(Pass):
         lift(model, 23, "FP4")
         editor = Editor(model)
         changed: list[str] = []
+        ready: list[Quantized] = []
         before = after = 0
-        for done, weight in enumerate(kept):
-            parts = FloatParts(weight, self.format, search=self.algorithm == "mse")
-            tensors = parts.tensors()
+        for done, (weight, tensors, parts) in enumerate(self._quantized(model, kept, context)):
             before += weight.tensor.nbytes
             after += sum(tensor.nbytes for tensor in tensors.values())
             changed += [use.module or use.node.name or use.node.op_type for use in weight.uses]
+            ready.append((weight, tensors, parts))
+            context.progress("quantize.fp4", done + 1, len(kept))
+        for weight, tensors, parts in ready:
             if self.activations == "dynamic":
                 for use in weight.uses:
                     quantize_input(editor, use.node, amax)
             insert_weight_nodes(editor, weight, tensors, parts.nodes)
-            context.progress("quantize.fp4", done + 1, len(kept))
         return PassResult(
             patterns=(Pattern("fp4", len(changed)),),
             skips=tuple(skips),
             changed=tuple(changed),
             figures={"weight bytes before": before, "weight bytes after": after},
         )
+
+    def _quantized(self, model: ir.Model, kept: Sequence[Weight], context: PassContext) -> Iterator[Quantized]:
+        """Each weight with its parts: lazy, or for GPTQ made while its input's moments are at hand."""
+        if self.algorithm != "gptq":
+            for weight in kept:
+                parts = FloatParts(weight, self.format, search=self.algorithm == "mse")
+                yield weight, parts.tensors(), parts
+            return
+        for weight, moments in with_moments(model, kept, context, "quantize.fp4"):
+            parts = FloatParts(weight, self.format, search=True, moments=moments)
+            yield weight, parts.tensors() if moments is None else parts.evaluated(), parts

@@ -13,7 +13,7 @@ that something else reads in floating point, K not a multiple of the block, inpu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -27,8 +27,11 @@ from passes.opset import lift
 from passes.qdq import Editor, fake_quantize
 from passes.quantize._float_parts import FloatFormat, FloatParts
 from passes.quantize._graph import insert_weight_nodes
+from passes.quantize._moments import with_moments
 from passes.quantize._weights import Use, Weight, find_weights
 from passes.target import Target
+
+Quantized = tuple[Weight, Mapping[str, ir.TensorProtocol], FloatParts]
 
 
 class QuantizeFp8(Pass):
@@ -49,6 +52,11 @@ class QuantizeFp8(Pass):
     calibration: MethodName = pydantic.Field(
         "minmax", description="How an input's range is chosen from the calibration data."
     )
+    rounding: Literal["nearest", "output"] = pydantic.Field(
+        "nearest",
+        description="How weights are rounded: to the nearest step, or for the least output error on the "
+        "calibration data (GPTQ).",
+    )
     block_size: Literal[0, 32, 64, 128] = pydantic.Field(
         0, description="Elements along K that share a scale (weights only); 0 is one scale per output channel."
     )
@@ -65,8 +73,8 @@ class QuantizeFp8(Pass):
         return self
 
     def requires_calibration(self) -> bool:
-        """Static activations need ranges."""
-        return self.activations == "static"
+        """Static activations need ranges, output rounding needs moments."""
+        return self.activations == "static" or self.rounding == "output"
 
     def check(self, target: Target) -> str | None:
         """Why `target` cannot run what these options write, or None."""
@@ -104,18 +112,19 @@ class QuantizeFp8(Pass):
                 layout = "mxfp8_trt" if context.target.dialect == "tensorrt" else "mxfp8"
         editor = Editor(model)
         changed: list[str] = []
+        ready: list[Quantized] = []
         before = after = 0
-        for done, weight in enumerate(kept):
-            parts = FloatParts(weight, layout, block_size=self.block_size or 32)
-            tensors = parts.tensors()
+        for done, (weight, tensors, parts) in enumerate(self._quantized(model, kept, layout, context)):
             before += weight.tensor.nbytes
             after += sum(tensor.nbytes for tensor in tensors.values())
             changed += [use.module or use.node.name or use.node.op_type for use in weight.uses]
+            ready.append((weight, tensors, parts))
+            context.progress("quantize.fp8", done + 1, len(kept))
+        for weight, tensors, parts in ready:
             if self.activations == "static":
                 for use in weight.uses:
                     _quantize_input(editor, use.node, weight.tensor.dtype, amax)
             insert_weight_nodes(editor, weight, tensors, parts.nodes)
-            context.progress("quantize.fp8", done + 1, len(kept))
         return PassResult(
             patterns=(Pattern("fp8", len(changed)),),
             skips=tuple(skips),
@@ -137,6 +146,20 @@ class QuantizeFp8(Pass):
         if weight.summed % self.block_size:
             return f"its weight sums over K = {weight.summed}, not a multiple of block_size {self.block_size}"
         return None
+
+    def _quantized(
+        self, model: ir.Model, kept: Sequence[Weight], layout: FloatFormat, context: PassContext
+    ) -> Iterator[Quantized]:
+        """Each weight with its parts: lazy, or made while its input's moments are at hand."""
+        size = self.block_size or 32
+        if self.rounding == "nearest":
+            for weight in kept:
+                parts = FloatParts(weight, layout, block_size=size)
+                yield weight, parts.tensors(), parts
+            return
+        for weight, moments in with_moments(model, kept, context, "quantize.fp8"):
+            parts = FloatParts(weight, layout, block_size=size, moments=moments)
+            yield weight, parts.tensors() if moments is None else parts.evaluated(), parts
 
     def _with_ranges(
         self, model: ir.Model, weights: list[Weight], context: PassContext

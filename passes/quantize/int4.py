@@ -23,7 +23,7 @@ from passes.opset import lift
 from passes.quantize import _matmul_nbits
 from passes.quantize._graph import add_initializer, free_name, owning_graph, replace_weight, taken_names
 from passes.quantize._int4_parts import Int4Parts
-from passes.quantize._moments import input_moments
+from passes.quantize._moments import with_moments
 from passes.quantize._scales import Algorithm
 from passes.quantize._weights import Weight, find_weights
 from passes.target import Target
@@ -147,24 +147,16 @@ class QuantizeInt4(Pass):
         self, model: ir.Model, kept: Sequence[tuple[Weight, bool]], context: PassContext
     ) -> Iterator[tuple[Weight, bool, Mapping[str, ir.TensorProtocol]]]:
         """Each weight with its parts: lazy, or for GPTQ made while its input's moments are at hand."""
-        calibrated: dict[str, list[tuple[Weight, bool]]] = {}
-        for weight, nbits in kept:
-            source = _observable_input(weight, model.graph) if self.algorithm == "gptq" else None
-            if source is not None:
-                calibrated.setdefault(source, []).append((weight, nbits))
-                continue
-            parts = Int4Parts(weight, self.block_size, self.symmetric, self.algorithm, by_column=nbits)
-            yield weight, nbits, parts.tensors()
-        sizes = {name: readers[0][0].summed for name, readers in calibrated.items()}
-        if not sizes:
+        if self.algorithm != "gptq":
+            for weight, nbits in kept:
+                parts = Int4Parts(weight, self.block_size, self.symmetric, self.algorithm, by_column=nbits)
+                yield weight, nbits, parts.tensors()
             return
-        for moments in input_moments(model, sizes, context, "quantize.int4"):
-            for name, moment in moments.items():
-                for weight, nbits in calibrated[name]:
-                    parts = Int4Parts(
-                        weight, self.block_size, self.symmetric, "gptq", by_column=nbits, moments=moment
-                    )
-                    yield weight, nbits, parts.evaluated()
+        form = {id(weight): nbits for weight, nbits in kept}
+        for weight, moments in with_moments(model, [weight for weight, _ in kept], context, "quantize.int4"):
+            nbits = form[id(weight)]
+            parts = Int4Parts(weight, self.block_size, self.symmetric, "gptq", by_column=nbits, moments=moments)
+            yield weight, nbits, parts.tensors() if moments is None else parts.evaluated()
 
     def _replace(
         self, weight: Weight, tensors: Mapping[str, ir.TensorProtocol], taken: set[str], *, nbits: bool
@@ -189,15 +181,3 @@ class QuantizeInt4(Pass):
         output.name = free_name(taken, f"{weight.name}.dequantized")
         output.type, output.shape = ir.TensorType(weight.tensor.dtype), ir.Shape(weight.shape)
         replace_weight(weight, graph, [dequantize], output)
-
-
-def _observable_input(weight: Weight, graph: ir.Graph) -> str | None:
-    """The value that the weight's product reads rows of K numbers from, if calibration can see it."""
-    node = weight.uses[0].node
-    source = node.inputs[0]
-    transposed = node.attributes.get("transA")
-    if len(weight.shape) != 2 or node.graph is not graph or source is None:
-        return None
-    if transposed is not None and transposed.as_int():
-        return None
-    return source.name

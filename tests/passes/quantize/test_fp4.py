@@ -13,7 +13,7 @@ from passes.base import PassContext, PassFailed
 from passes.quantize.fp4 import QuantizeFp4
 from passes.quantize.simulate import Simulate
 from tests.support import runner
-from tests.support.calibration import normal
+from tests.support.calibration import Batches, normal
 
 BLACKWELL = runner.TENSORRT.model_copy(update={"precisions": ("fp16", "fp8", "fp4")})
 CONTEXT = PassContext(target=BLACKWELL, calibration=normal((8, 64)))
@@ -163,3 +163,28 @@ def test_zero_weights_stay_zero() -> None:
     QuantizeFp4().apply(model, CONTEXT)
     Simulate().apply(model, CONTEXT)
     assert (runner.run(model, {"x": np.ones((2, 64), np.float32)})["y"] == 0).all()
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("name", ["nvfp4", "mxfp4"])
+def test_gptq_halves_the_output_error_on_inputs_it_has_not_seen(name: str, transposed: bool) -> None:
+    w = weight(48, 64) if transposed else weight(64, 48)
+    body = "y = Gemm <transB = 1> (x, w)" if transposed else "y = MatMul(x, w)"
+    mixing = np.random.default_rng(5).standard_normal((8, 64))
+    draws = [np.random.default_rng(seed) for seed in range(3)]
+    inputs = [
+        (rng.standard_normal((150, 8)) @ mixing + 0.1 * rng.standard_normal((150, 64))).astype(np.float32)
+        for rng in draws
+    ]
+    original = runner.run(model_of(body, w=w), {"x": inputs[0]})["y"]
+    calibration = Batches(tuple({"x": batch} for batch in inputs[1:]))
+
+    def error(algorithm: str) -> float:
+        model = model_of(body, w=w)
+        quantize = QuantizeFp4(format=name, algorithm=algorithm)
+        assert quantize.apply(model, PassContext(target=BLACKWELL, calibration=calibration)).rewrites == 1
+        Simulate().apply(model, CONTEXT)
+        return float(np.linalg.norm(runner.run(model, {"x": inputs[0]})["y"] - original))
+
+    assert error("gptq") < 0.5 * error("mse")
+    assert QuantizeFp4(algorithm="gptq").requires_calibration()

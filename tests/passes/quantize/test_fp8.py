@@ -16,7 +16,7 @@ from passes.base import PassContext, PassFailed
 from passes.quantize.fp8 import QuantizeFp8
 from passes.quantize.simulate import Simulate
 from tests.support import runner
-from tests.support.calibration import normal
+from tests.support.calibration import Batches, normal
 
 ORT = PassContext(target=runner.CPU, calibration=normal((8, 64)))
 TENSORRT = PassContext(target=runner.TENSORRT, calibration=normal((8, 64)))
@@ -182,3 +182,28 @@ def test_a_layer_that_never_activates_is_named_and_left_alone() -> None:
     assert result.rewrites == 1
     assert "never activates" in result.skips[0].reason
     assert np.isfinite(output(model)).all()
+
+
+def correlated(seed: int, rows: int) -> np.ndarray:
+    """Inputs as layers see them: few directions carry most of the energy."""
+    rng = np.random.default_rng(seed)
+    mixing = np.random.default_rng(5).standard_normal((8, 64))
+    return (rng.standard_normal((rows, 8)) @ mixing + 0.1 * rng.standard_normal((rows, 64))).astype(np.float32)
+
+
+@pytest.mark.parametrize("body", ["y = MatMul(x, w)", "y = Gemm <transB = 1> (x, w)"])
+@pytest.mark.parametrize("block_size", [0, 32])
+def test_output_rounding_halves_the_error_on_inputs_it_has_not_seen(body: str, block_size: int) -> None:
+    w = weight(64, 48) if "MatMul" in body else weight(48, 64)
+    unseen = correlated(1, 200)
+    original = runner.run(model_of(body, w=w), {"x": unseen})["y"]
+    calibration = Batches(({"x": correlated(2, 100)}, {"x": correlated(3, 100)}))
+
+    def error(rounding: str) -> float:
+        model = model_of(body, w=w)
+        quantize = QuantizeFp8(activations="none", block_size=block_size, rounding=rounding)
+        assert quantize.apply(model, PassContext(target=runner.CPU, calibration=calibration)).rewrites == 1
+        return float(np.linalg.norm(runner.run(model, {"x": unseen})["y"] - original))
+
+    assert error("output") < 0.5 * error("nearest")
+    assert QuantizeFp8(activations="none", rounding="output").requires_calibration()
