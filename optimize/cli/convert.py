@@ -73,6 +73,8 @@ def convert(
     limit = 0.9999
     for name in formats:
         steps, floor = _FORMATS[name]
+        if (name, engine) == ("int8", "tensorrt"):
+            steps = [("quantize.int8", {"activations": "static"})]  # TensorRT takes calibrated ranges only
         limit = min(limit, floor)
         for step, fields in steps:
             passes.append({step: {**fields, **({"skip": skip} if skip else {})}})

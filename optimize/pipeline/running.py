@@ -151,6 +151,12 @@ class _Run:
         if self.options.until == "passes":
             return
 
+        if recipe.evaluate.attribution != "off":
+            wanted = {"export": model, "model": optimized_model}
+            keys = {"optimized": optimized.facts["sha256"], "capture": capture.key, "reference": reference.key}
+            found = self._accuracy("accuracy of models", keys, compared, wanted)
+            per_pass = [AccuracyResult.model_validate(item["accuracy"]) for item in self._passes_with_accuracy()]
+            self.accuracy = (found[0], *per_pass, *found[1:])
         baseline = self._baseline(capture, model, shapes) if self.options.until is None else None
         self.engine = engine = self._build("build", optimized.facts["sha256"], optimized_model, shapes)
         outputs.place_engine(engine, self.output)
@@ -158,23 +164,8 @@ class _Run:
         if self.options.until == "build":
             return
 
-        wanted: dict[str, str | None] = {"engine": engine_path}
-        if recipe.evaluate.attribution != "off":
-            wanted = {"export": model, "model": optimized_model, **wanted}
-        entry = stage(
-            "accuracy",
-            {
-                "reference": reference.key,
-                "engine": engine.key,
-                "compare": sorted(wanted),
-                "evaluate": recipe.evaluate.model_dump(mode="json", exclude={"throughput"}),
-            },
-            {**compared, "compare": wanted},
-        )
-        per_pass = [AccuracyResult.model_validate(item["accuracy"]) for item in self._passes_with_accuracy()]
-        found = [AccuracyResult.model_validate(item) for item in entry.facts["accuracy"]]
-        at_export = [item for item in found if item.stage == "export"]
-        self.accuracy = (*at_export, *per_pass, *(item for item in found if item.stage != "export"))
+        keys = {"engine": engine.key, "reference": reference.key}
+        self.accuracy += self._accuracy("accuracy", keys, compared, {"engine": engine_path})
         self._throughput(base, data, shapes, capture, baseline, engine)
         self._find_blame(base, data, capture, model, optimized, optimized_model)
 
@@ -259,6 +250,19 @@ class _Run:
                 "cache": str(self.store.root / "build-cache"),
             },
         )
+
+    def _accuracy(
+        self, label: str, keys: Mapping[str, str], compared: Mapping[str, Any], wanted: Mapping[str, str]
+    ) -> tuple[AccuracyResult, ...]:
+        """Compare the wanted stages ({"export": path, …}) with the reference, in the order given."""
+        evaluate = self.recipe.evaluate.model_dump(mode="json", exclude={"throughput"})
+        entry = self.executor.stage(
+            "accuracy",
+            {**keys, "compare": list(wanted), "evaluate": evaluate},
+            {**compared, "compare": wanted},
+            label=label,
+        )
+        return tuple(AccuracyResult.model_validate(item) for item in entry.facts["accuracy"])
 
     def _baseline(self, capture: Entry, model: str, shapes: Mapping[str, Any]) -> Entry | None:
         spec = self.recipe.evaluate.throughput
