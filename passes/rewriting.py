@@ -14,6 +14,9 @@ from passes import opset, verify
 from passes.base import PassContext, PassResult, Pattern, Skip
 from passes.names import carry_module, module_of
 
+LOOKED_FOR = "passes.rewriting.looked_for"
+"""Mark on a value whose shape inference could not find; kept in memory only."""
+
 
 @dataclasses.dataclass
 class Draft:
@@ -293,9 +296,25 @@ def merged(rounds: Sequence[PassResult]) -> PassResult:
 
 
 def infer_shapes(model: ir.Model) -> None:
-    """Infer inner shapes with ONNX's own inference; the graph's inputs and outputs keep theirs."""
+    """Infer inner shapes with ONNX's own inference; the graph's inputs and outputs keep theirs.
+
+    Nothing is done where every shape is known or was looked for before: in a chain of passes most change little.
+    """
+    values = [output for node in model.graph for output in node.outputs]
+    if all(_is_settled(value) for value in values):
+        return
     ends = [*model.graph.inputs, *model.graph.outputs]
     declared = [(value, value.type, value.shape) for value in ends]
     common.ShapeInferencePass(check_type=False, strict_mode=False)(model)
     for value, kind, shape in declared:
         value.type, value.shape = kind, shape
+    for value in values:
+        if not _is_settled(value):
+            value.meta[LOOKED_FOR] = True
+
+
+def _is_settled(value: ir.Value) -> bool:
+    """Whether a value's type and all its dimensions are known, or inference has tried already."""
+    if value.meta.get(LOOKED_FOR):
+        return True
+    return value.shape is not None and value.type is not None and not value.shape.has_unknown_dim()

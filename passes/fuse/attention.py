@@ -171,13 +171,14 @@ def _mask(draft: Draft, found: Match, rewriting: Rewriting, query: ir.Value, axi
             value = draft.op("Cast", [value], to=int(found.query.dtype or ir.DataType.FLOAT))
         shapes.append(mask.value)
         total = value if total is None else draft.op("Add", [total, value])
-    if total is None or rewriting.context.target.dialect != "onnxruntime":
-        return total
+    if total is None:
+        return None
     total = _floored(draft, found, total)
     tokens = m.dimension(found.query, 2)
     if any(m.same_dimension(m.dimension(shape, -2), tokens) and m.dimension(shape, -1) != 1 for shape in shapes):
         return total
-    # ONNX Runtime's Attention wants the mask's second last dimension to be the query's tokens, not 1.
+    # ONNX Runtime's Attention wants the mask's second last dimension to be the query's tokens, not 1; TensorRT's
+    # attention layer takes that form too.
     source, at = _dimension_source(rewriting.model, tokens) or (query, axis)
     size = draft.op("Shape", [source], start=at, end=at + 1)
     one = draft.constant(np.ones(1, np.int64), "one")
@@ -188,7 +189,7 @@ def _floored(draft: Draft, found: Match, total: ir.Value) -> ir.Value:
     """The mask with its lowest values raised a little, where it may hold the lowest float.
 
     ONNX Runtime's Attention gives 0 for a row masked throughout by the lowest float; Softmax gives equal
-    weights.
+    weights. Below the lowest float a further addition may also overflow to minus infinity in 16 bits.
     """
     dtype = found.query.dtype or ir.DataType.FLOAT
     if dtype == ir.DataType.BFLOAT16 or (found.guard is not None and not all(map(is_finite, found.masks))):

@@ -84,15 +84,27 @@ def _depth(name: str) -> dict[str, Any]:
 def _expected(name: str) -> dict[str, int]:
     found = {"attention": LAYERS}
     if name in ("Bert", "DistilBert", "Roberta"):
-        found |= {"gelu": LAYERS, "skip_layer_norm": 2 * LAYERS + 1, "matmul_bias": 6 * LAYERS}
+        found |= {
+            "gelu": LAYERS,
+            "skip_layer_norm": 2 * LAYERS + 1,
+            "layer_norm": 2 * LAYERS + 1,
+            "matmul_bias": 6 * LAYERS,
+        }
     if name == "GPT2":
         found |= {"gelu_tanh": LAYERS, "skip_layer_norm": 2 * LAYERS + 1}
     if name in ("Llama", "Mistral", "Qwen2"):
-        found |= {"rms_norm": 2 * LAYERS + 1, "rotary": 2 * LAYERS, "silu": LAYERS, "skip_rms_norm": 2 * LAYERS}
+        found |= {"rms_norm": 2 * LAYERS + 1, "rotary": 2 * LAYERS, "swiglu": LAYERS, "skip_rms_norm": 2 * LAYERS}
+    if name == "Qwen2":
+        found |= {"matmul_bias": 3 * LAYERS}
     if name == "Gemma":
-        found |= {"rms_norm": 2 * LAYERS + 1, "rotary": 2 * LAYERS, "skip_rms_norm": 2 * LAYERS}
+        found |= {
+            "gelu_tanh": LAYERS,
+            "rms_norm": 2 * LAYERS + 1,
+            "rotary": 2 * LAYERS,
+            "skip_rms_norm": 2 * LAYERS,
+        }
     if name == "Phi":
-        found |= {"rotary": 2 * LAYERS, "skip_layer_norm": LAYERS}
+        found |= {"gelu_tanh": LAYERS, "rotary": 2 * LAYERS, "skip_layer_norm": LAYERS, "matmul_bias": 6 * LAYERS}
     return found
 
 
@@ -107,7 +119,7 @@ def _vit(attention: str) -> Example:
     )
     config._attn_implementation = attention
     model = transformers.ViTModel(config, add_pooling_layer=False)
-    expected = {"attention": LAYERS, "gelu": LAYERS, "matmul_bias": 6 * LAYERS}
+    expected = {"attention": LAYERS, "gelu": LAYERS, "matmul_bias": 6 * LAYERS, "skip_layer_norm": 2 * LAYERS}
     return Example(
         Hidden(model, ("pixel_values",)),
         {"pixel_values": torch.randn(2, 3, 16, 16)},
@@ -135,7 +147,12 @@ def _clip(attention: str) -> Example:
         "pixel_values": ("images", None, None, None),
         "attention_mask": ("texts", "tokens"),
     }
-    expected = {"attention": 2 * LAYERS, "gelu_sigmoid": 2 * LAYERS, "matmul_bias": 12 * LAYERS}
+    expected = {
+        "attention": 2 * LAYERS,
+        "gelu_sigmoid": 2 * LAYERS,
+        "matmul_bias": 12 * LAYERS,
+        "skip_layer_norm": 4 * LAYERS,
+    }
     return Example(Hidden(transformers.CLIPModel(config), inputs, "logits_per_text"), inputs, axes, expected)
 
 
@@ -147,7 +164,7 @@ def _whisper(attention: str) -> Example:
     )  # fmt: skip
     config._attn_implementation = attention
     model = transformers.WhisperModel(config).encoder
-    expected = {"attention": LAYERS, "gelu": LAYERS + 2}
+    expected = {"attention": LAYERS, "gelu": LAYERS + 2, "matmul_bias": 5 * LAYERS, "skip_layer_norm": 2 * LAYERS}
     return Example(
         Hidden(model, ("input_features",)),
         {"input_features": torch.randn(2, 8, 40)},
@@ -171,7 +188,7 @@ def _t5(attention: str) -> Example:
         "attention_mask": ("batch", "tokens"),
         "decoder_input_ids": ("batch", "targets"),
     }
-    expected = {"attention": 3 * LAYERS, "rms_norm": 5 * LAYERS + 2}
+    expected = {"attention": 3 * LAYERS, "rms_norm": 5 * LAYERS + 2, "skip_rms_norm": 5 * LAYERS}
     return Example(Hidden(transformers.T5Model(config), inputs, use_cache=False), inputs, axes, expected)
 
 
@@ -273,13 +290,16 @@ ZOO: dict[str, Callable[[str], Example]] = {
 WITHOUT_ATTENTION = ("resnet-like", "convnext-like")
 
 
-def export(name: str, attention: str = "sdpa", opset: int | None = None) -> tuple[ir.Model, Example]:
-    """Export an architecture with dynamic dimensions; the same weights on every call."""
+def export(name: str, attention: str = "sdpa", longest: int = 16) -> tuple[ir.Model, Example]:
+    """Export an architecture with dynamic dimensions of 2 to `longest`; the same weights on every call."""
     torch.manual_seed(0)
     example = ZOO[name](attention)
     example.module.eval()
     named = {
-        part: torch.export.Dim(part, min=2, max=16) for axes in example.dynamic.values() for part in axes if part
+        part: torch.export.Dim(part, min=2, max=longest)
+        for axes in example.dynamic.values()
+        for part in axes
+        if part
     }
     shapes: Any = tuple(
         {axis: named[part] for axis, part in enumerate(axes) if part} for axes in example.dynamic.values()
@@ -293,7 +313,6 @@ def export(name: str, attention: str = "sdpa", opset: int | None = None) -> tupl
             tuple(example.inputs.values()),
             dynamo=True,
             dynamic_shapes=shapes,
-            opset_version=opset,
             verbose=False,
             optimize=example.optimize,
             input_names=list(example.inputs),
