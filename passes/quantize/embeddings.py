@@ -61,9 +61,9 @@ class QuantizeEmbeddings(Pass):
                 continue
             first = next(node for node in reads if _is_lookup(node, value))
             reason = self._reason_to_skip(value, reads)
-            if reason is None and (scales := _row_scales(value)) is None:
-                reason = f"table '{value.name}' holds NaN or infinity"
-            if reason is not None:
+            scales = _row_scales(value) if reason is None else None
+            if scales is None:
+                reason = reason or f"table '{value.name}' holds NaN or infinity"
                 skips.append(Skip(first.name or "", reason, names.module_of(first)))
                 continue
             assert value.const_value is not None
