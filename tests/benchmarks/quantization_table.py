@@ -73,9 +73,10 @@ def prepare(folder: Path) -> list[Arrays]:
     built = minilm.build()
     names = ["input_ids", "attention_mask"]
     batch, tokens = torch.export.Dim("batch", min=1, max=64), torch.export.Dim("tokens", min=2, max=512)
-    sample = torch.ones(2, 16, dtype=torch.long)
+    # Two tensors: the exporter takes one object in two places for one input.
+    sample = tuple(torch.ones(2, 16, dtype=torch.long) for _ in names)
     exported = torch.onnx.export(
-        built["module"].eval(), (sample, sample), dynamo=True, verbose=False, input_names=names,
+        built["module"].eval(), sample, dynamo=True, verbose=False, input_names=names,
         output_names=["sentence_embedding"], dynamic_shapes=({0: batch, 1: tokens}, {0: batch, 1: tokens}),
     )  # fmt: skip
     assert exported is not None
