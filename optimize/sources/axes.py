@@ -74,7 +74,7 @@ def resized(
     sizes: Mapping[str, int],
     rng: np.random.Generator,
 ) -> np.ndarray[Any, Any]:
-    """An input of another size whose values are drawn from the example's own, so they stay meaningful.
+    """An input of another size whose values are drawn from the example's, so that they stay meaningful.
 
     Args:
         example: Any dtype.
@@ -83,15 +83,15 @@ def resized(
         rng: Draws the values.
 
     Returns:
-        An array of the example's dtype. A constant floating-point example gets unit normal noise: equal
-        rows would hide a model that mixes them up.
+        An array of the example's dtype. Real numbers are scaled by 0.5 to 1.5 each, zeros alone become normal
+        noise: equal rows would hide a model that mixes them up, and the example's own numbers one that froze them.
     """
     shape = tuple(sizes[axes[axis]] if axis in axes else size for axis, size in enumerate(example.shape))
     if example.size == 0:
         return np.zeros(shape, example.dtype)
     flat = example.reshape(-1)
     drawn = flat[rng.integers(0, flat.size, size=shape)]
-    is_real = example.dtype.kind == "f" or example.dtype.name == "bfloat16"
-    if is_real and bool((flat == flat[0]).all()):
-        drawn = (drawn.astype(np.float32) + rng.standard_normal(shape, np.float32)).astype(example.dtype)
+    if example.dtype.kind == "f" or example.dtype.name == "bfloat16":
+        scale = rng.uniform(0.5, 1.5, shape) if flat.any() else rng.standard_normal(shape)
+        drawn = (drawn.astype(np.float64) * scale if flat.any() else scale).astype(example.dtype)
     return np.ascontiguousarray(drawn)

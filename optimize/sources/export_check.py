@@ -22,6 +22,10 @@ some hundreds of them follow each other in a deep model, in another order than t
 output may have passed through float32 inside."""
 
 
+class CannotCompare(Exception):
+    """The graph is valid, but ONNX Runtime's CPU lacks an operator for its types (bfloat16 mostly)."""
+
+
 def check_export(
     model: ir.Model,
     original: Session,
@@ -42,6 +46,7 @@ def check_export(
     Raises:
         StageFailed: When the graph cannot run at a shape, or gives something else.
         UsageError: When the original itself cannot run at a shape.
+        CannotCompare: When the graph's types cannot run here.
     """
     require_dynamic(model, axes, examples)
     shapes = check_shapes(ranges)
@@ -81,6 +86,8 @@ def _open(model: ir.Model, folder: Path) -> Session:
     try:
         return open_onnx(path, optimized=False)
     except (StageFailed, UsageError) as error:
+        if "Could not find an implementation" in error.message:
+            raise CannotCompare(error.message) from error
         raise StageFailed(f"export: ONNX Runtime refuses the exported model: {error.message}") from error
 
 

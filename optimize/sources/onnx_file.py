@@ -46,7 +46,7 @@ class OnnxSource:
     def capture(self, progress: Progress) -> Capture:
         progress(f"read {self._path.name}", 0, 0)
         model = load_onnx(self._path)
-        refuse_nan(model, self._path.name, progress)
+        refuse_nan(model, f"'{self._path.name}'", progress)
         notes = [*_drop_weight_inputs(model), *_name_axes(model)]
         _infer_missing_output_types(model)
         inputs, outputs = specs(model.graph.inputs), specs(model.graph.outputs)

@@ -77,7 +77,7 @@ def external_tensors(model: ir.Model) -> Iterator[ir.ExternalTensor]:
             yield tensor
 
 
-def refuse_nan(model: ir.Model, name: str, progress: Progress) -> None:
+def refuse_nan(model: ir.Model, what: str, progress: Progress) -> None:
     """Look through all floating-point weights, a chunk at a time.
 
     Infinities pass: masks are made of them.
@@ -97,7 +97,7 @@ def refuse_nan(model: ir.Model, name: str, progress: Progress) -> None:
             if np.isnan(chunk.min() if chunk.dtype.kind == "f" else chunk).any():
                 count = int(np.isnan(chunk).sum())
                 raise UsageError(
-                    f"'{name}': weight '{tensor_name}' (shape {list(tensor.shape.numpy())}) holds NaN "
+                    f"{what}: weight '{tensor_name}' (shape {list(tensor.shape.numpy())}) holds NaN "
                     f"({count} among the elements from {start}).",
                     hint="The model was damaged in training or conversion; export it again.",
                 )

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from optimize.engines.base import Progress
 from optimize.errors import StageFailed
 from optimize.sources.base import Capture
-from optimize.sources.export_check import check_export
+from optimize.sources.export_check import CannotCompare, check_export
 from optimize.sources.graph_specs import specs
+from optimize.sources.onnx_load import refuse_nan
 from optimize.sources.torch_export import Exported, export_module
 from optimize.sources.torch_model import TorchModel
 from optimize.sources.torch_tensors import to_numpy
@@ -31,10 +35,15 @@ def checked(source: TorchModel, exported: Exported, progress: Progress) -> Captu
     """
     outputs = specs(exported.model.graph.outputs)
     examples = {name: to_numpy(tensor) for name, tensor in source.inputs.items()}
+    refuse_nan(exported.model, "the module", progress)
+    notes = (*source.notes, *exported.notes)
+    checks: tuple[Mapping[str, Any], ...] = ()
     try:
         checks = check_export(
             exported.model, source.session(outputs), examples, source.axes, source.ranges, progress
         )
+    except CannotCompare as error:
+        notes = (*notes, f"The export was not compared with the original: {error}.")
     except StageFailed as error:
         if not exported.notes:
             raise
@@ -46,6 +55,6 @@ def checked(source: TorchModel, exported: Exported, progress: Progress) -> Captu
         outputs=outputs,
         ranges=source.ranges,
         exporter=exported.exporter,
-        notes=(*source.notes, *exported.notes),
+        notes=notes,
         checks=checks,
     )

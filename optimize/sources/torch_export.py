@@ -121,7 +121,9 @@ def _by_program(source: TorchModel, opset: int | None, *, strict: bool, inferred
     import torch
 
     dims: dict[str, Any] = {
-        name: torch.export.Dim.AUTO if inferred else torch.export.Dim(name, min=axis.minimum, max=axis.maximum)
+        name: torch.export.Dim.AUTO
+        if inferred
+        else torch.export.Dim(name, min=axis.minimum, max=max(axis.maximum, axis.minimum + 1, 2))
         for name, axis in source.ranges.items()
     }
     shapes = [
@@ -196,7 +198,7 @@ def _reason(error: BaseException) -> str:
     while seen[-1].__cause__ is not None and seen[-1].__cause__ not in seen:
         seen.append(seen[-1].__cause__)
     lines = [line.strip() for line in str(seen[-1]).splitlines() if line.strip()]
-    # torch lists what is wrong with dynamic shapes as items below a general line
-    items = [line.removeprefix("- ") for line in lines if line.startswith("- ")]
-    text = (items or lines or [""])[0].partition(". ")[0][:300]
+    if lines and lines[0].startswith("Constraints violated"):  # what is wrong comes in items below
+        lines = [line.removeprefix("- ") for line in lines if line.startswith("- ")] or lines
+    text = (lines or [""])[0].partition(". ")[0][:300]
     return f"{type(seen[-1]).__name__}: {text}".rstrip(".: ")

@@ -25,7 +25,8 @@ class TorchModel:
 
     Attributes:
         module: In evaluation mode.
-        inputs: Example tensor per input name, in the model's order; dynamic axes have at least 2 elements.
+        inputs: Example tensor per input name, in the model's order; dynamic axes have at least 2 elements and lie
+            within their range.
         axes: Input name → axis number → axis name.
         ranges: Range of every axis named in `axes`.
         output_names: One per tensor the module returns.
@@ -104,7 +105,7 @@ def torch_model(built: Any, given_ranges: Mapping[str, RangeLike], *, what: str)
     axes = _axes(built.get("dynamic_axes") or {}, inputs, what)
     named = {name: axis for per_input in axes.values() for axis, name in per_input.items()}
     ranges, notes = _ranges(built.get("ranges") or {}, given_ranges, named, what)
-    inputs = {name: _at_least_two(tensor, axes.get(name, {})) for name, tensor in inputs.items()}
+    inputs = {name: _traceable(tensor, axes.get(name, {}), ranges) for name, tensor in inputs.items()}
     module = module.eval()
     draft = TorchModel(module, inputs, axes, ranges, (), notes)
     return named_outputs(draft, built.get("output_names"), what)
@@ -187,13 +188,14 @@ def _ranges(
     return ranges, tuple(notes)
 
 
-def _at_least_two(tensor: torch.Tensor, axes: Mapping[int, str]) -> torch.Tensor:
-    """Repeat along dynamic axes of size 1: exporters take a 1 for a constant."""
+def _traceable(tensor: torch.Tensor, axes: Mapping[int, str], ranges: Mapping[str, AxisRange]) -> torch.Tensor:
+    """Repeat or cut dynamic axes of size 1 or outside their range: exporters take a 1 for a constant."""
     import torch
 
-    for axis in axes:
-        if tensor.shape[axis] == 1:
-            tensor = torch.cat([tensor, tensor], axis)
+    for axis, name in axes.items():
+        size, limits = tensor.shape[axis], ranges[name]
+        if size == 1 or not limits.minimum <= size <= limits.maximum:
+            tensor = tensor.index_select(axis, torch.arange(max(2, limits.typical)) % size)
     return tensor
 
 

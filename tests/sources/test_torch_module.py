@@ -222,7 +222,8 @@ def build():
     assert captured.exporter.startswith("torch.onnx.export(dynamo=False)")
     failed = [note for note in captured.notes if note.startswith("Exporter failed")]
     assert len(failed) == 3
-    assert all("data-dependent" in note for note in failed)
+    assert all(note.startswith("Exporter failed: torch.onnx.export(dynamo=True)") for note in failed)
+    assert sum("Could not guard on data-dependent expression" in note for note in failed) >= 2
 
 
 def test_an_export_that_froze_a_value_is_found_by_comparing(user_file: UserFile) -> None:
@@ -237,3 +238,31 @@ def build():
 """
     with pytest.raises(StageFailed, match="output 'y' at batch=1 differs from the original: relative L2"):
         source(user_file(body)).capture(ignore)
+
+
+def test_an_example_outside_the_range_is_resized_and_a_range_of_one_size_is_taken(user_file: UserFile) -> None:
+    body = build_with(ranges="{'batch': (4, 4, 4)}", output_names="['y']")
+    captured = source(user_file(body)).capture(ignore)
+    assert [check["shape"] for check in captured.checks] == [{"batch": 4}]
+    assert captured.inputs[0].shape == ("batch", 4)
+
+
+def test_nan_in_a_parameter_is_named(user_file: UserFile) -> None:
+    body = """
+def build():
+    net = nn.Sequential(nn.Linear(4, 2))
+    net[0].weight.data[1, 1] = float("nan")
+    return {"module": net, "inputs": {"x": torch.ones(2, 4)}}
+"""
+    with pytest.raises(UsageError, match=r"the module: weight '0.weight' \(shape \[2, 4\]\) holds NaN \(1 among"):
+        source(user_file(body)).capture(ignore)
+
+
+def test_types_that_the_cpu_cannot_run_are_captured_with_a_note(user_file: UserFile) -> None:
+    body = build_with(
+        module="nn.Linear(4, 2).bfloat16()", inputs="{'input': torch.ones(2, 4, dtype=torch.bfloat16)}"
+    )
+    captured = source(user_file(body)).capture(ignore)
+    assert captured.inputs[0].dtype == "bfloat16"
+    assert not captured.checks
+    assert any("was not compared with the original" in note for note in captured.notes)
