@@ -27,7 +27,6 @@ from passes.layers import Layer
 from passes.qdq import Editor, drop_unused_constants
 from passes.quantize import _integer_ops
 from passes.quantize._channel_weights import SEVEN_BITS
-from passes.quantize._embedding import quantize_embeddings
 from passes.quantize._int8_layers import MATRICES, Choices, LayerWork
 from passes.quantize._learned import Lessons, learn
 from passes.target import Target
@@ -73,10 +72,6 @@ class QuantizeInt8(Pass):
     bias_correction: bool = pydantic.Field(
         default=False,
         description="Add the mean of what quantization takes from a matrix layer's output to its bias.",
-    )
-    embeddings: bool = pydantic.Field(
-        default=False,
-        description="Store embedding tables (Gather) in INT8 too, one scale per row: a quarter of their bytes.",
     )
     weight_bits: Literal["auto", 7, 8] = pydantic.Field(
         default="auto",
@@ -127,27 +122,18 @@ class QuantizeInt8(Pass):
             by_output=self.rounding == "output",
             correct_bias=self.bias_correction,
         )
-        work = LayerWork(choices, editor := Editor(model), lessons)
+        work = LayerWork(choices, Editor(model), lessons)
         for done, layer in enumerate(candidates):
             context.progress("quantize layers", done, len(candidates))
             reason = work.quantize(layer)
             if reason is not None:
                 skips.append(weighted.skip(layer.node, reason))
-        tables: list[tuple[ir.Node, int]] = []
-        if self.embeddings:
-            tables, passed_over, spent = quantize_embeddings(model, editor, self.skip)
-            skips += passed_over
-            work.spent += spent
         drop_unused_constants(work.spent)
         return PassResult(
-            patterns=(Pattern("layer", len(work.changed)), Pattern("embedding", len(tables))),
+            patterns=(Pattern("layer", len(work.changed)),),
             skips=tuple(dict.fromkeys(skips)),
-            changed=(*work.changed, *(names.module_of(node) or node.name or "" for node, _ in tables)),
-            figures={
-                "weight bytes before": work.bytes_before,
-                "weight bytes after": work.bytes_after,
-                "table bytes before": sum(size for _, size in tables),
-            },
+            changed=tuple(work.changed),
+            figures={"weight bytes before": work.bytes_before, "weight bytes after": work.bytes_after},
             notes=lessons.notes,
         )
 
