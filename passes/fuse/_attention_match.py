@@ -75,7 +75,11 @@ def match(softmax: ir.Node) -> Match | None:
     """
     product, widened_after, guard = _product(softmax)
     scores = _Scores(softmax.inputs[0])
-    if product is None or scores.matmul is None:
+    if scores.matmul is None or m.is_constant(scores.matmul.inputs[1]):
+        return None
+    if product is None:
+        if any(node.op_type in ("MatMul", "Where", "Cast", "Dropout") for node in m.users(softmax.outputs[0])):
+            raise Mismatch("the attention weights behind the softmax are used elsewhere too")
         return None
     last = (m.rank(softmax.inputs[0]) or 4) - 1
     axis = m.attribute(softmax, "axis", -1)

@@ -163,8 +163,16 @@ def test_scores_that_are_a_graph_output_stay() -> None:
 
 def test_weights_that_are_a_graph_output_stay() -> None:
     graph = model(PLAIN.format("", "s"), QKV, "float[B,4,S,16] y, float[B,4,S,T] p")
-    assert FuseAttention().apply(graph, context()).rewrites == 0
+    result = FuseAttention().apply(graph, context())
+    reasons = [miss.reason for miss in result.patterns[0].near_misses]
+    assert (result.rewrites, reasons) == (0, ["the attention weights behind the softmax are used elsewhere too"])
     assert operators(graph)["Softmax"] == 1
+
+
+def test_a_softmax_over_a_constant_product_is_a_classifier_and_no_near_miss() -> None:
+    text = f"{HEADER} g (float[B,2] x) => (float[B,2] y) <float[2,2] w = {{1,2,3,4}}> "
+    graph = ir.from_onnx_text(text + "{ s = MatMul(x, w) y = Softmax(s) }")
+    assert FuseAttention().apply(graph, context()).patterns[0].near_misses == ()
 
 
 def test_transposes_around_three_dimensional_projections_vanish() -> None:
