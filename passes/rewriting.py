@@ -14,6 +14,14 @@ from passes import opset, verify
 from passes.base import PassContext, PassResult, Pattern, Skip
 from passes.names import carry_module, module_of
 
+MAY_GIVE_SEQUENCES = frozenset(
+    (
+        "Identity", "If", "Loop", "Optional", "OptionalGetElement", "Scan", "SequenceConstruct", "SequenceEmpty",
+        "SequenceErase", "SequenceInsert", "SequenceMap", "SplitToSequence",
+    )
+)  # fmt: skip
+"""Operators whose outputs may be sequences or optionals."""
+
 LOOKED_FOR = "passes.rewriting.looked_for"
 """Mark on a value whose shape inference could not find; kept in memory only."""
 
@@ -304,7 +312,15 @@ def infer_shapes(model: ir.Model) -> None:
     if all(_is_settled(value) for value in values):
         return
     ends = [*model.graph.inputs, *model.graph.outputs]
-    declared = [(value, value.type, value.shape) for value in ends]
+    inner = [
+        value
+        for graph in model.graphs()
+        if graph is not model.graph
+        for value in (*graph.inputs, *(output for node in graph for output in node.outputs))
+    ]
+    # onnx_ir takes a sequence's element type for the value's own; what may be a sequence keeps its type.
+    sequences = [output for node in model.graph if node.op_type in MAY_GIVE_SEQUENCES for output in node.outputs]
+    declared = [(value, value.type, value.shape) for value in (*ends, *inner, *sequences)]
     common.ShapeInferencePass(check_type=False, strict_mode=False)(model)
     for value, kind, shape in declared:
         value.type, value.shape = kind, shape

@@ -160,3 +160,15 @@ def test_random_graphs_give_equal_outputs_before_and_after_every_pass(text: str,
         assert [value.name for value in after.graph.outputs] == names
         # Errors of the single rewrites add up along a chain, hence four steps of slack.
         assert_same_outputs(after, before, tolerance=2.0**-12)
+
+
+def test_a_branch_that_gives_a_sequence_keeps_its_type() -> None:
+    body = (
+        "s = ReduceMax<keepdims=0>(x) c = Greater(s, one) q = If(c) <"
+        "then_branch = then () => (seq(float[B,4]) t) { t = SequenceConstruct(x) },"
+        "else_branch = other () => (seq(float[B,4]) u) { r = Relu(x) u = SequenceConstruct(r) }>"
+        " i = Constant<value = int64 {0}>() y = SequenceAt(q, i)"
+    )
+    before, after = (graph(body, "float[B,4] x", "float[B,4] y", WEIGHTS) for _ in range(2))
+    fuse(after, CONTEXTS["onnxruntime"])
+    assert_same_outputs(after, before)
