@@ -55,12 +55,17 @@ def nvfp4_block_scale(amax: Array, global_scale: np.float32, highest: float = FP
 def round_e2m1(steps: Float32) -> Float32:
     """The nearest E2M1 values (0, 0.5, 1, 1.5, 2, 3, 4, 6 and their negatives), ties to even, saturating.
 
-    What a cast to `float4_e2m1fn` gives after clipping, kept in float32 and in operations that also exist in
-    ONNX, so that a simulation in a graph can follow it bit for bit.
+    What a cast to `float4_e2m1fn` gives after clipping, kept in float32. The spacing below 2 is 0.5 and doubles
+    with every power of two, so it is half the number's own power of two, at least 0.5; adding and taking away
+    1.5 * 2**23 spacings leaves a float32 no digits below one spacing, and rounds half to even on the way.
     """
-    magnitude = np.abs(steps)
-    spacing = np.where(magnitude < 2, np.float32(0.5), np.where(magnitude < 4, np.float32(1), np.float32(2)))
-    rounded: Float32 = np.clip(np.rint(steps / spacing) * spacing, np.float32(-6), np.float32(6))
+    steps = np.clip(steps, np.float32(-8), np.float32(8))
+    power = (steps.view(np.uint32) & np.uint32(0x7F800000)).view(np.float32)
+    np.maximum(power, np.float32(1), out=power)
+    np.multiply(power, np.float32(1.5 * 2**22), out=power)
+    np.add(steps, power, out=steps)
+    np.subtract(steps, power, out=steps)
+    rounded: Float32 = np.clip(steps, np.float32(-6), np.float32(6), out=steps)
     return rounded
 
 

@@ -50,10 +50,11 @@ class FloatParts:
         self._format = layout
         self._search = search
         self._moments = moments
+        self._global_scale: np.float32 | None = None
         own = {"nvfp4": block_formats.NVFP4_BLOCK, "fp8_block": block_size}
         self._block = own.get(layout, block_formats.MX_BLOCK)
 
-    def tensors(self) -> dict[str, ir.LazyTensor]:
+    def tensors(self) -> dict[str, ir.TensorProtocol]:
         """The lazy tensors by part: `codes`, `scales`, and `global_scale` or `zero_point` where there is one."""
         weight, parts = self._weight, Parts(self._compute)
         four = self._format in ("nvfp4", "mxfp4")
@@ -63,19 +64,35 @@ class FloatParts:
         if self._format == "fp8":
             channels = weight.shape[weight.channel_axis]
             kinds["scales"] = (weight.tensor.dtype, (channels,))
-            kinds["zero_point"] = (ir.DataType.FLOAT8E4M3FN, (channels,))
         elif self._format == "nvfp4":
             kinds["scales"] = (ir.DataType.FLOAT8E4M3FN, grid)
-            kinds["global_scale"] = (ir.DataType.FLOAT, ())
         elif self._format == "mxfp8_trt":
             kinds["scales"] = (ir.DataType.UINT8, grid)
         else:
             kinds["scales"] = (weight.tensor.dtype, grid)
-        return {part: parts.tensor(part, part, dtype, shape) for part, (dtype, shape) in kinds.items()}
+        held: dict[str, ir.TensorProtocol] = {
+            part: parts.tensor(part, part, dtype, shape) for part, (dtype, shape) in kinds.items()
+        }
+        if self._format == "fp8":
+            held["zero_point"] = self._zeros()
+        if self._format == "nvfp4":
+            # Apart from the others: savers write a scalar long after the weight, which is not kept that long.
+            held["global_scale"] = ir.LazyTensor(
+                self._global, dtype=ir.DataType.FLOAT, shape=ir.Shape(()), name="global_scale"
+            )
+        return held
 
     def evaluated(self) -> dict[str, ir.TensorProtocol]:
         """The parts, made now, for moments that cannot wait until the model is saved."""
-        return self._compute()
+        made = self._compute()
+        if self._format == "nvfp4":
+            return made | {"global_scale": self._global()}
+        return made | {"zero_point": self._zeros()} if self._format == "fp8" else made
+
+    def _zeros(self) -> ir.TensorProtocol:
+        """One explicit FP8 zero per channel."""
+        channels = self._weight.shape[self._weight.channel_axis]
+        return ir.Tensor(np.zeros(channels, numerics.FP8_E4M3.dtype))
 
     def nodes(self, held: Mapping[str, ir.Value]) -> list[ir.Node]:
         """The nodes that turn the parts back into a weight; the last one's output is the weight."""
@@ -97,6 +114,13 @@ class FloatParts:
         nodes.append(ir.node("DequantizeLinear", [held["codes"], nodes[-1].outputs[0]], blocks))
         return nodes
 
+    def _global(self) -> ir.TensorProtocol:
+        """NVFP4's scale of the whole tensor; a scalar, so it is kept once known."""
+        if self._global_scale is None:
+            with reading(self._weight.tensor) as stored:
+                self._global_scale = block_formats.nvfp4_global_scale(_float_blocks.amax_of(stored))
+        return ir.Tensor(np.array(self._global_scale, np.float32))
+
     def _compute(self) -> dict[str, ir.TensorProtocol]:
         weight = self._weight
         with reading(weight.tensor) as stored:
@@ -117,17 +141,14 @@ class FloatParts:
                 by_channel = made.scales.astype(np.float32)[None, :]
                 codes = self._rounded(stored, by_channel, weight.summed, numerics.FP8_E4M3)
                 made = dataclasses.replace(made, codes=codes)
-            zeros = np.zeros(made.scales.shape, numerics.FP8_E4M3.dtype)
-            return {
-                "codes": ir.Tensor(made.codes),
-                "scales": ir.Tensor(made.scales),
-                "zero_point": ir.Tensor(zeros),
-            }
+            return {"codes": ir.Tensor(made.codes), "scales": ir.Tensor(made.scales)}
         four = self._format in ("nvfp4", "mxfp4")
         grid = numerics.FP4_E2M1 if four else numerics.FP8_E4M3
         global_scale = np.float32(1)
         if self._format == "nvfp4":
-            global_scale = block_formats.nvfp4_global_scale(_float_blocks.amax_of(stored))
+            if self._global_scale is None:
+                self._global_scale = block_formats.nvfp4_global_scale(_float_blocks.amax_of(stored))
+            global_scale = self._global_scale
             kind, choose = numerics.FP8_E4M3.dtype, _float_blocks.nvfp4(global_scale, search=self._search)
         elif self._format == "fp8_block":
             choose = _float_blocks.block_range(grid, kind)
@@ -151,8 +172,6 @@ class FloatParts:
             "codes": stored_codes,
             "scales": ir.Tensor(scales.view(np.uint8) if self._format == "mxfp8_trt" else scales),
         }
-        if self._format == "nvfp4":
-            parts["global_scale"] = ir.Tensor(np.array(global_scale, np.float32))
         return parts
 
     def _rounded(self, stored: Array, steps: Array, block: int, grid: numerics.Format) -> Array:

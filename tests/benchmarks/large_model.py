@@ -26,6 +26,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from passes.base import Pass
+
 HIDDEN, INNER = 2048, 5632
 LAYER_PARAMETERS = 4 * HIDDEN * HIDDEN + 3 * HIDDEN * INNER
 BLOCK = 32
@@ -49,9 +51,8 @@ def generate(path: Path, billions: float) -> int:
         seed = len(weights)
 
         def draw() -> ir.TensorProtocol:
-            start = int(np.random.default_rng(seed).integers(numbers.size))
-            flat = np.take(numbers, np.arange(start, start + rows * columns), mode="wrap")
-            return ir.Tensor(flat.reshape(rows, columns))
+            start = int(np.random.default_rng(seed).integers(numbers.size // 2))
+            return ir.Tensor(np.resize(numbers[start:], (rows, columns)))
 
         tensor = ir.LazyTensor(draw, dtype=ir.DataType.FLOAT16, shape=ir.Shape((rows, columns)), name=name)
         weights.append(
@@ -105,6 +106,32 @@ def ours_standard(source: Path, target: Path) -> None:
     ours(source, target, "rtn", "standard")
 
 
+def ours_fp8(source: Path, target: Path) -> None:
+    """`quantize.fp8`, weights only, one scale per channel."""
+    from passes.quantize.fp8 import QuantizeFp8
+
+    _write(source, target, QuantizeFp8(activations="none"))
+
+
+def ours_nvfp4(source: Path, target: Path) -> None:
+    """`quantize.fp4`, NVFP4 weights with searched scales."""
+    from passes.quantize.fp4 import QuantizeFp4
+
+    _write(source, target, QuantizeFp4())
+
+
+def _write(source: Path, target: Path, quantize: Pass) -> None:
+    from passes import saving
+    from passes.base import PassContext
+    from passes.target import Target
+
+    device = Target(name="b200", title="B200", device="cuda", dialect="tensorrt", precisions=("fp16", "fp8", "fp4"))
+    model = ir.load(source)
+    result = quantize.apply(model, PassContext(target=device))
+    assert not result.skips, result.skips
+    saving.save(model, target)
+
+
 def onnxruntime_tool(source: Path, target: Path) -> None:
     """ONNX Runtime's MatMulNBitsQuantizer, round to nearest."""
     import onnx
@@ -129,6 +156,8 @@ TOOLS: dict[str, Callable[[Path, Path], None]] = {
     "ours": ours,
     "ours, searched scales": ours_search,
     "ours, standard ONNX": ours_standard,
+    "ours, fp8": ours_fp8,
+    "ours, nvfp4": ours_nvfp4,
     "onnxruntime": onnxruntime_tool,
     "modelopt": modelopt,
 }
