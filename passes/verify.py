@@ -9,7 +9,8 @@ values they really had.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -139,6 +140,13 @@ def _weight(value: ir.Value) -> ir.TensorProtocol | None:
     return None if value.is_graph_input() else value.const_value if value.producer() is None else None
 
 
+def _candidates(model: ir.Model, context: PassContext) -> Iterator[dict[str, Array]]:
+    """Inputs to run the model with: made up ones, then a real batch for graphs that take no others."""
+    yield from trial.feeds(model, context.rng())
+    if context.calibration is not None:
+        yield from (dict(batch) for batch in itertools.islice(context.calibration.feeds(), 1))
+
+
 def _record(
     model: ir.Model, values: Sequence[ir.Value], context: PassContext
 ) -> tuple[dict[ir.Value, Array] | None, str]:
@@ -146,7 +154,7 @@ def _record(
     assert context.run is not None
     inner = [str(value.name) for value in values if not value.is_graph_input()]
     why = "it has no inputs"
-    for feeds in trial.feeds(model, context.rng()):
+    for feeds in _candidates(model, context):
         try:
             found = context.run(model, feeds, inner) if inner else {}
         except Exception as error:  # whatever the engine behind the runner raises

@@ -93,3 +93,31 @@ def test_a_difference_is_named(new: np.ndarray, words: str) -> None:  # type: ig
 def test_rounding_is_no_difference() -> None:
     old = np.float32([1, 2, 3])
     assert difference(old, np.nextafter(old, np.float32(9))) is None
+
+
+class SixAtATime:
+    """Calibration data for a graph that takes six numbers only."""
+
+    samples = 6
+
+    def feeds(self):  # type: ignore[no-untyped-def]
+        yield {"x": np.linspace(-1, 1, 6, dtype=np.float32)}
+
+    def observe(self, model, values):  # type: ignore[no-untyped-def]
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(("factor", "found"), [(2.0, 1), (2.2, 0)])
+def test_where_made_up_inputs_do_not_run_a_real_batch_is_taken(factor: float, found: int) -> None:
+    model = graph(
+        "r = Reshape(x, six) a = Add(r, r) y = Relu(a)", "float[B] x", "float[2,3] y", "int64[2] six = {2, 3}"
+    )
+    assert doubling(factor, model, calibration=SixAtATime()).rewrites == found
+
+
+def test_where_no_input_runs_the_missing_check_is_said() -> None:
+    model = graph(
+        "r = Reshape(x, six) a = Add(r, r) y = Relu(a)", "float[B] x", "float[2,3] y", "int64[2] six = {2, 3}"
+    )
+    result = doubling(2.0, model)
+    assert "no trial input runs" in result.notes[0]
