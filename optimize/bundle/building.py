@@ -10,6 +10,7 @@ from optimize import onnx_files
 from optimize.bundle import archive, reproduce
 from optimize.bundle import manifest as manifests
 from optimize.bundle.manifest import Entry, Manifest
+from optimize.engines.base import Progress
 from optimize.errors import UsageError
 from optimize.onnx_files import sha256_of
 from optimize.report import reading
@@ -19,13 +20,20 @@ REPORTS = ("report.json", "report.html", "report.md")
 RECIPE = "recipe.resolved.yaml"
 
 
-def bundle(run_directory: Path, destination: Path, *, allow_failed: bool = False) -> Manifest:
+def quiet(what: str, done: int, total: int) -> None:
+    """Progress nobody watches."""
+
+
+def bundle(
+    run_directory: Path, destination: Path, *, allow_failed: bool = False, progress: Progress = quiet
+) -> Manifest:
     """Bundle a run: engine, ONNX, manifest, report, resolved recipe, and scripts that make it again.
 
     Args:
         run_directory: The output folder of a finished `optimize run`.
         destination: A new folder, or a new file ending in .tar, .tar.gz or .tgz.
         allow_failed: Bundle a run whose gates do not hold, too.
+        progress: Told what is being done.
 
     Returns:
         The manifest, as written.
@@ -34,6 +42,7 @@ def bundle(run_directory: Path, destination: Path, *, allow_failed: bool = False
         UsageError: When the run is not finished, its verdict is not PASS, its files are not those it measured,
             or the destination exists.
     """
+    progress("checking the run's files", 0, 3)
     report = finished(run_directory, allow_failed=allow_failed)
     if destination.exists():
         raise UsageError(f"{destination} exists; name a new folder or file.")
@@ -44,8 +53,10 @@ def bundle(run_directory: Path, destination: Path, *, allow_failed: bool = False
     _remove(packed)
     try:
         partial.mkdir()
+        progress("gathering files", 1, 3)
         manifest = _gather(report, run_directory, partial)
         if archive.is_archive(destination):
+            progress("packing", 2, 3)
             archive.write(partial, manifest, packed, name=_stem(destination))
             os.replace(packed, destination)
         else:

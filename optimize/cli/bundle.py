@@ -95,6 +95,9 @@ def create(
     """Bundle engine, ONNX, manifest, report, recipe and scripts that make it again."""
     import hashlib
 
+    from optimize.cli.progress import StepProgress
+
+    progress = StepProgress()
     if format_ is Form.triton:
         from optimize.bundle.triton import repository
         from optimize.bundle.triton.options import ServingOptions
@@ -109,11 +112,14 @@ def create(
             tokenizer=tokenizer,
             pooling=pooling.value,
         )
-        manifest = repository.write(run, output, options, measure=measure, allow_failed=allow_failed)
+        manifest = repository.write(
+            run, output, options, measure=measure, allow_failed=allow_failed, progress=progress
+        )
     else:
         from optimize.bundle import building
 
-        manifest = building.bundle(run, output, allow_failed=allow_failed)
+        manifest = building.bundle(run, output, allow_failed=allow_failed, progress=progress)
+    progress.clear()
     if as_json:
         console.out_json(manifest.model_dump(mode="json"))
         return

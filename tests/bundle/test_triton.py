@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tritonclient.grpc import model_config_pb2
 from optimize.bundle import verifying
 from optimize.bundle.triton import batching, repository
 from optimize.bundle.triton.options import ServingOptions
+from optimize.bundle.triton.tensors import Interface, Tensor
 from optimize.errors import UsageError
 from tests.support import runs
 
@@ -177,3 +179,24 @@ def test_sizes_start_at_one_double_and_end_at_the_largest(largest: int) -> None:
     assert found[0] == 1
     assert found[-1] == largest
     assert all(after <= 2 * before for before, after in itertools.pairwise(found))
+
+
+class SlowSession:
+    """A session whose calls take 20 ms a row: the stand-in for an engine that is too slow to time at every size."""
+
+    def prepare(self, feeds: dict[str, Any]) -> Any:
+        rows = len(feeds["x"])
+        return lambda: time.sleep(0.02 * rows)
+
+
+def test_sizes_that_would_take_too_long_are_not_timed() -> None:
+    tensor = Tensor("x", "float32", ("batch", 4), (4,), (4,))
+    seen: list[str] = []
+    found = batching.curve(
+        SlowSession(),  # type: ignore[arg-type]
+        Interface((tensor,), (), 64),
+        lambda what, done, total: seen.append(what),
+        seconds=1.0,
+    )
+    assert list(found) == [1, 2]
+    assert seen == ["timing batches of 1", "timing batches of 2", "timing batches of 4"]

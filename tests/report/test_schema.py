@@ -20,8 +20,7 @@ def validator() -> Any:
 
 def test_the_published_schema_is_the_models() -> None:
     assert schema.published() == schema.build(), (
-        'write it anew: python -c "from optimize.report import schema, writing; from pathlib import Path; '
-        "writing.publish(Path('optimize/report/schema.json'), schema.text())\""
+        "write it anew: optimize report schema -o optimize/report/schema.json"
     )
 
 

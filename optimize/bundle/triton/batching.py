@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from optimize.bundle.triton.tensors import Interface, example
-from optimize.engines.base import Session
+from optimize.engines.base import Progress, Session
 
 WARMUP_RUNS = 2
 RUNS = 7
@@ -18,6 +18,9 @@ GOOD = 0.9
 
 LONGEST_WAIT_US = 5000
 
+SECONDS = 30.0
+"""Time the whole curve may take, a little over when one size turns out slower than its neighbour promised."""
+
 
 def sizes(max_batch: int) -> tuple[int, ...]:
     """Powers of two up to the largest batch, and the largest itself."""
@@ -25,10 +28,22 @@ def sizes(max_batch: int) -> tuple[int, ...]:
     return tuple(sorted({*powers, max_batch}))
 
 
-def curve(session: Session, io: Interface) -> dict[int, float]:
-    """Median latency in milliseconds per batch size, at the dynamic axes' typical sizes."""
-    found = {}
-    for size in sizes(io.max_batch):
+def curve(session: Session, io: Interface, progress: Progress, *, seconds: float = SECONDS) -> dict[int, float]:
+    """Median latency in milliseconds per batch size, at the dynamic axes' typical sizes.
+
+    Args:
+        seconds: Larger sizes are left out once they would take the whole beyond this.
+    """
+    found: dict[int, float] = {}
+    all_sizes = sizes(io.max_batch)
+    began = time.perf_counter()
+    for number, size in enumerate(all_sizes):
+        progress(f"timing batches of {size}", number, len(all_sizes))
+        if found:
+            before = max(found)
+            expected = found[before] * size / before / 1e3 * (WARMUP_RUNS + RUNS)
+            if time.perf_counter() - began + expected > seconds:
+                break
         feeds = {tensor.name: np.repeat(example(tensor)[None], size, axis=0) for tensor in io.inputs}
         call = session.prepare(feeds)
         for _ in range(WARMUP_RUNS):

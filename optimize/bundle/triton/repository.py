@@ -11,11 +11,13 @@ from typing import Any
 
 from optimize.bundle import building, verifying
 from optimize.bundle import manifest as manifests
+from optimize.bundle.building import quiet
 from optimize.bundle.manifest import Manifest
 from optimize.bundle.triton import batching, config, container, engine_model, text_model
 from optimize.bundle.triton.options import ServingOptions, model_name
 from optimize.bundle.triton.tensors import Interface, interface
 from optimize.engines import registry
+from optimize.engines.base import Progress
 from optimize.errors import UsageError
 from optimize.report.model import Report
 
@@ -27,6 +29,7 @@ def write(
     *,
     measure: bool = False,
     allow_failed: bool = False,
+    progress: Progress = quiet,
 ) -> Manifest:
     """Write a repository, or add a version to one that this wrote before.
 
@@ -34,16 +37,18 @@ def write(
         run_directory: The output folder of a finished `optimize run`.
         destination: A new folder; or an existing repository of the same model without this version.
         measure: Time the engine at several batch sizes here, and prefer those that pay.
+        progress: Told what is being done.
 
     Raises:
         UsageError: When the run may not be handed over, the backend cannot serve it, or the version exists.
         BackendMissing: When tritonclient is missing, or the engine cannot run here although it is to be measured.
     """
+    progress("checking the run's files", 0, 0)
     report = building.finished(run_directory, allow_failed=allow_failed)
     io = interface(report, options.max_batch)
     curve: dict[int, float] = {}
     if measure and io.max_batch:
-        curve = _measure(report, run_directory, io)
+        curve = _measure(report, run_directory, io, progress)
         chosen = batching.preferred(curve)
         options = dataclasses.replace(
             options, preferred_batches=chosen, queue_delay_us=batching.queue_delay_us(curve, chosen)
@@ -69,10 +74,10 @@ def write(
     return manifest
 
 
-def _measure(report: Report, run_directory: Path, io: Interface) -> dict[int, float]:
+def _measure(report: Report, run_directory: Path, io: Interface, progress: Progress) -> dict[int, float]:
     engine = registry.create(report.recipe.get("engine", {}))
     with engine.open(run_directory / _engine_file(report)) as session:
-        return batching.curve(session, io)
+        return batching.curve(session, io, progress)
 
 
 def _engine_file(report: Report) -> str:
