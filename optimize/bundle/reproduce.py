@@ -39,10 +39,11 @@ _PROLOGUE = """\
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 : "${SOURCES:?Set SOURCES to the folder that the recipe's paths start from (its line 'base:').}"
-out=${OUT:-$here/out}
+out=${OUT:-$PWD/reproduced}
 mkdir -p "$out"
 # The recipe names its folder in one line; everything else in it is as it was.
-sed "s|^base: .*|base: $SOURCES|" "$here/../recipe.resolved.yaml" > "$out/again.yaml"
+base=$(cd "$SOURCES" && pwd | sed 's/[&|\\\\]/\\\\&/g')
+sed "s|^base: .*|base: $base|" "$here/../recipe.resolved.yaml" > "$out/again.yaml"
 """
 
 
@@ -55,7 +56,7 @@ def _stage(report: Report, name: str) -> str:
         f"# Earlier stages are taken from the store where they lie there, else made first.\n"
         f"# Key of everything that went in: {wording.one_line(record.key) or 'not recorded'}\n"
         + _PROLOGUE
-        + f'exec optimize run "$out/again.yaml" --store "${{STORE:-$here/store}}" --output "$out" '
+        + f'exec optimize run "$out/again.yaml" ${{STORE:+--store "$STORE"}} --output "$out" '
         f"--fresh {shlex.quote(name)}\n"
     )
 
@@ -65,7 +66,7 @@ def _whole(report: Report) -> str:
         "#!/bin/sh\n"
         f"# Every stage of {wording.one_line(report.name)}, then the ONNX file compared with this bundle's.\n"
         + _PROLOGUE
-        + 'optimize run "$out/again.yaml" --store "${STORE:-$here/store}" --output "$out" --fresh all\n'
+        + 'optimize run "$out/again.yaml" ${STORE:+--store "$STORE"} --output "$out" --fresh all\n'
         # An engine may differ: builders choose by timing. The ONNX file is the same to the last bit.
         + 'cd "$out" && sha256sum --check "$here/expected.sha256"\n'
     )

@@ -103,11 +103,10 @@ def gate_text(gate: GateResult) -> str:
 
 def interval(item: Speedup) -> str:
     """The ratio with its confidence interval, or the plain statement that there is no difference."""
-    text = (
-        f"{wording.ratio(item.ratio)} (95 %: {wording.number(item.low, 3)}–{wording.number(item.high, 3)}) "
-        f"over {item.over}"
-    )
-    return text if item.is_significant else f"no significant difference over {item.over}: {text}"
+    span = f"{wording.ratio(item.ratio)} (95 %: {wording.number(item.low, 3)}–{wording.number(item.high, 3)})"
+    if item.is_significant:
+        return f"{span} over {item.over}"
+    return f"no significant difference from {item.over}: {span}"
 
 
 def _gates(report: Report, figures: tuple[str, ...]) -> tuple[GateResult, ...]:

@@ -164,21 +164,23 @@ def test_the_scripts_run_every_stage_again_from_the_bundled_recipe(run: Path, tm
     building.bundle(run, tmp_path / "b")
     tools = tmp_path / "bin"
     tools.mkdir()
-    (tools / "optimize").write_text(f'#!/bin/sh\necho "$@"\ncat "$2"\ncp {run}/model.onnx "$6"\n')
+    (tools / "optimize").write_text(f'#!/bin/sh\necho "$@"\ncat "$2"\ncp {run}/model.onnx "$4"\n')
     (tools / "optimize").chmod(0o755)
-    environment = {"PATH": f"{tools}:{os.environ['PATH']}", "SOURCES": "/src/project"}
+    environment = {"PATH": f"{tools}:{os.environ['PATH']}", "SOURCES": str(tmp_path / "my & project")}
+    (tmp_path / "my & project").mkdir()
     script = tmp_path / "b" / "reproduce" / "4-passes.sh"
-    done = subprocess.run([script], env=environment, capture_output=True, text=True)
+    done = subprocess.run([script], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "--fresh passes" in done.stdout
-    assert "base: /src/project" in done.stdout
+    assert f"base: {tmp_path}/my & project" in done.stdout
     script = tmp_path / "b" / "reproduce" / "all.sh"
-    done = subprocess.run([script], env=environment, capture_output=True, text=True)
+    done = subprocess.run([script], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "model.onnx: OK" in done.stdout
+    assert verifying.verify(tmp_path / "b").problems == (), "what is made again lies elsewhere"
     (run / "model.onnx").write_bytes(b"other")
-    assert subprocess.run([script], env=environment, capture_output=True).returncode != 0
+    assert subprocess.run([script], cwd=tmp_path, env=environment, capture_output=True).returncode != 0
     del environment["SOURCES"]
-    done = subprocess.run([script], env=environment, capture_output=True, text=True)
+    done = subprocess.run([script], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode != 0
     assert "Set SOURCES" in done.stderr

@@ -28,7 +28,7 @@ def test_a_slower_engine_is_called_slower() -> None:
 def test_an_insignificant_speedup_is_not_called_faster() -> None:
     head = with_speedup(1.02, is_significant=False)
     assert head.unit == "no significant difference"
-    assert "no significant difference over original" in " ".join(head.lines)
+    assert "no significant difference from original: 1.0 × (95 %: 0.918–1.12)" in " ".join(head.lines)
 
 
 def test_every_gate_stands_with_the_number_it_judges() -> None:
