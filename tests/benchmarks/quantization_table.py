@@ -62,7 +62,7 @@ def main() -> None:
                 score(folder / file_name(cell), evaluation, expected, made[cell])
             print(f"  {made[cell]}", file=sys.stderr, flush=True)
         clock(folder, made)
-    asked.out.write_text(page(made), encoding="utf-8")
+    asked.out.write_text(page(made, asked.only), encoding="utf-8")
     print(f"wrote {asked.out}")
 
 
@@ -198,13 +198,14 @@ HEADER = (
 )
 
 
-def page(made: dict[str, dict[str, Any]]) -> str:
-    """The page as Markdown."""
+def page(made: dict[str, dict[str, Any]], only: str) -> str:
+    """The page as Markdown; `only` is said where not every cell was asked for."""
     baseline = made[BASELINE].get("cpu_ms", float("nan"))
     today = datetime.datetime.now(tz=datetime.UTC).date()
     text = (
         "# Quantization, format by algorithm by tool\n\n"
-        "Written by `python -m tests.benchmarks.quantization_table`; not edited by hand.\n\n"
+        f"Written by `python -m tests.benchmarks.quantization_table{f' --only {only}' if only else ''}`; not edited "
+        "by hand.\n\n"
         f"MiniLM-L6, {CALIBRATION_SENTENCES} calibration and {EVALUATION_SENTENCES} other docstring sentences, "
         f"against FP32. ONNX Runtime {onnxruntime.__version__}, {os.cpu_count()} CPUs ({processor()}), {today}. "
         "Cosines and neighbours (same nearest sentence as FP32) with graph optimisation off; *served* is the mean "
