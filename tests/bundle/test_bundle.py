@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from optimize.bundle import archive, building, verifying
@@ -49,6 +50,20 @@ def test_the_bundled_engine_opens_and_computes(run: Path, tmp_path: Path) -> Non
     with OnnxRuntimeEngine().open(tmp_path / "b" / manifest.engine["file"]) as session:
         result = session.run({"x": np.ones((3, 4), np.float32)})["y"]
     np.testing.assert_array_equal(result, [[16, 20]] * 3)
+
+
+def test_external_data_travels_with_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs.finish(tmp_path / "run", is_external=True)
+    monkeypatch.chdir(tmp_path)
+    manifest = building.bundle(Path("run"), Path("b.tar"))
+    assert {"model.onnx", "model.onnx.data"} <= {entry.path for entry in manifest.files if entry.role == "model"}
+    archive.unpack(Path("b.tar"), Path("out"))
+    assert len((tmp_path / "out" / "reproduce" / "expected.sha256").read_text().splitlines()) == 2
+    session = onnxruntime.InferenceSession("out/model.onnx", providers=["CPUExecutionProvider"])
+    np.testing.assert_array_equal(session.run(["y"], {"x": np.ones((1, 4), np.float32)})[0], [[16, 20]])
+    (tmp_path / "run" / "model.onnx.data").write_bytes(bytes(32))
+    with pytest.raises(UsageError, match="not the file that was measured"):
+        building.bundle(Path("run"), Path("again"))
 
 
 @pytest.mark.parametrize("name", ["b", "b.tar", "b.tar.gz", "b.tgz"])

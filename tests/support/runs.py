@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnx_ir as ir
 
 from optimize import onnx_files
 from optimize.engines.base import AxisRange, BuildRequest
@@ -22,11 +23,14 @@ TINY = """
 """
 
 
-def finish(directory: Path, text: str = TINY, *, report: Report | None = None, **changes: Any) -> Report:
+def finish(
+    directory: Path, text: str = TINY, *, report: Report | None = None, is_external: bool = False, **changes: Any
+) -> Report:
     """Write what `optimize run` leaves behind: model.onnx, engine/, recipe.resolved.yaml, the report's files."""
     (directory / "engine").mkdir(parents=True)
     model = onnx.parser.parse_model(text)
-    onnx.save(model, directory / "model.onnx")
+    external = "model.onnx.data" if is_external else None
+    ir.save(ir.from_proto(model), directory / "model.onnx", external_data=external, size_threshold_bytes=0)
     artifact = OnnxRuntimeEngine().build(
         BuildRequest(
             model=directory / "model.onnx",
