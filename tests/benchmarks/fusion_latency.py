@@ -208,7 +208,7 @@ def main() -> None:
         best = min(ratios, key=lambda key: ratios[key])
         lines += ["", "Ours is the fastest." if best == "ours" else f"The fastest is {best}, not ours.", ""]
         print("\n".join(lines[-14:]), flush=True)
-        PAGE.write_text("\n".join(lines))
+        PAGE.write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":
