@@ -202,10 +202,10 @@ def page(made: dict[str, dict[str, Any]], only: str) -> str:
     """The page as Markdown; `only` is said where not every cell was asked for."""
     baseline = made[BASELINE].get("cpu_ms", float("nan"))
     today = datetime.datetime.now(tz=datetime.UTC).date()
+    command = "python -m tests.benchmarks.quantization_table" + (f" --only {only}" if only else "")
     text = (
         "# Quantization, format by algorithm by tool\n\n"
-        f"Written by `python -m tests.benchmarks.quantization_table{f' --only {only}' if only else ''}`; not edited "
-        "by hand.\n\n"
+        f"Written by `{command}`; not edited by hand.\n\n"
         f"MiniLM-L6, {CALIBRATION_SENTENCES} calibration and {EVALUATION_SENTENCES} other docstring sentences, "
         f"against FP32. ONNX Runtime {onnxruntime.__version__}, {os.cpu_count()} CPUs ({processor()}), {today}. "
         "Cosines and neighbours (same nearest sentence as FP32) with graph optimisation off; *served* is the mean "
