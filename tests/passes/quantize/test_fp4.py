@@ -119,18 +119,6 @@ def test_a_second_run_changes_nothing() -> None:
         assert ir.to_proto(model).SerializeToString() == simulated
 
 
-def test_simulation_leaves_alone_what_onnxruntime_runs_itself() -> None:
-    from passes.quantize.fp8 import QuantizeFp8
-    from passes.quantize.int4 import QuantizeInt4
-
-    for quantize in (QuantizeInt4(form="standard"), QuantizeFp8()):
-        model = model_of("y = MatMul(x, w)", w=weight(64, 48))
-        quantize.apply(model, PassContext(target=runner.CPU, calibration=normal((8, 64))))
-        before = ir.to_proto(model).SerializeToString()
-        assert Simulate().apply(model, CONTEXT).rewrites == 0
-        assert ir.to_proto(model).SerializeToString() == before
-
-
 def test_what_stays_is_named_with_its_reason() -> None:
     model = model_of("y = MatMul(x, w)", columns=40, w=weight(40, 48))
     result = QuantizeFp4().apply(model, CONTEXT)
