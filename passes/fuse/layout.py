@@ -71,7 +71,7 @@ def _order(node: ir.Node) -> list[int] | None:
 
 
 def _reshape(rewriting: Rewriting, node: ir.Node, x: ir.Value) -> bool:
-    if node.op_type != "Reshape":
+    if node.op_type != "Reshape" or len(node.inputs) < 2:  # before opset 5 the target was an attribute
         return False
     inner = m.made_by(x, "Reshape", "Squeeze", "Unsqueeze", "Flatten")
     source = inner.inputs[0] if inner is not None else x

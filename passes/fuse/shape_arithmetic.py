@@ -37,7 +37,7 @@ def _match(rewriting: Rewriting) -> None:
     known: dict[ir.Value, tuple[Element, ...] | None] = {}
     for node in rewriting.model.graph:
         if node.domain in ("", "ai.onnx"):
-            if node.op_type == "Reshape" and not m.is_constant(node.inputs[1]):
+            if node.op_type == "Reshape" and len(node.inputs) > 1 and not m.is_constant(node.inputs[1]):
                 _reshape(rewriting, node)
             elements = _elements(node, known)
             if elements is not None:
@@ -98,7 +98,7 @@ def _elements(node: ir.Node, known: dict[ir.Value, tuple[Element, ...] | None]) 
     if node.op_type in ("Identity", "Squeeze", "Unsqueeze"):
         found = read(node.inputs[0])
         return found if found is not None and len(found) == 1 else None
-    if node.op_type == "Slice":
+    if node.op_type == "Slice" and len(node.inputs) > 2:  # before opset 10 the bounds were attributes
         found, start, end = read(node.inputs[0]), m.integers(node.inputs[1]), m.integers(node.inputs[2])
         steps = m.integers(node.inputs[4]) if len(node.inputs) > 4 else (1,)
         if found is None or start is None or end is None or steps != (1,):

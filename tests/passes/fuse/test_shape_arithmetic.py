@@ -59,3 +59,9 @@ def test_a_shape_that_is_a_graph_output_survives() -> None:
     before, after = (graph(TARGETS["Slice"], "float[B,S,8] x", outputs, WEIGHTS) for _ in range(2))
     FuseShapeArithmetic().apply(after, context())
     assert_same_outputs(after, before)
+
+
+def test_a_slice_whose_bounds_are_attributes_is_left_alone() -> None:
+    body = "s = Slice<axes=[0], starts=[0], ends=[1]>(x) y = Squeeze<axes=[0]>(s)"
+    model = graph(body, "float[1,4] x", "float[4] y", opset=6)
+    assert FuseShapeArithmetic().apply(model, context()).rewrites == 0
