@@ -68,13 +68,13 @@ def bar(step: Step | None, is_last: bool = False) -> Markup:
 def latency_strips(contenders: Sequence[Latency]) -> Markup:
     """Every timed run of every contender on one axis in milliseconds from 0, with median and p90 marked.
 
-    Runs beyond twice the slowest contender's p90 (or median) are counted at the edge, not drawn, so that
-    one hiccup does not squeeze the rest.
+    The axis ends at twice the slowest contender's p90, or six times its median if that is less. Runs beyond are
+    counted at the edge, not drawn, so that hiccups do not squeeze the rest.
     """
     timed = [item for item in contenders if item.samples_ms]
     if not timed:
         return Markup("")
-    slowest = max(max(item.p90_ms or 0.0, item.p50_ms) for item in timed)
+    slowest = max(min(max(item.p90_ms or 0.0, item.p50_ms), 3 * item.p50_ms) for item in timed)
     end = _round_up(min(max(max(item.samples_ms) for item in timed), 2 * slowest) * 1.02)
     step = _tick(end)
     inner = WIDTH - LEFT - RIGHT

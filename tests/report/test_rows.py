@@ -60,3 +60,14 @@ def test_every_run_of_every_contender_is_drawn_or_counted() -> None:
     svg = charts.latency_strips((slow, *timed.contenders[1:]))
     assert svg.count("<circle") == 180
     assert "1 beyond, up to 9.00 s" in svg
+
+
+def test_many_hiccups_do_not_squeeze_the_chart() -> None:
+    timed = reports.passing().throughput
+    assert timed is not None
+    original = timed.contenders[0]
+    samples = original.samples_ms[:40] + tuple(100 * sample for sample in original.samples_ms[:20])
+    hiccups = original.model_copy(update={"samples_ms": samples, "p90_ms": 100 * original.p50_ms})
+    svg = charts.latency_strips((hiccups, *timed.contenders[1:]))
+    assert "20 beyond, up to 1" in svg
+    assert ">800 ms<" in svg
