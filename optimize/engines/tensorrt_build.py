@@ -57,6 +57,7 @@ def build(library: Library, options: TensorRTOptions, request: BuildRequest, pro
     device = tensorrt_device.find()
     notes = _unsuited(library, options, device)
     model = tensorrt_network.read(request.model)
+    tensorrt_network.check_supported(library, model)
     inputs = tensorrt_network.specs(model.graph.inputs)
     profiles = tensorrt_network.profiles(inputs, request.ranges, options.profiles)
     messages = Messages()

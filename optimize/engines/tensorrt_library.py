@@ -25,6 +25,7 @@ class Flavour:
         times_tactics: Whether building times kernels, so that a timing cache is worth keeping.
         ignored: Options it takes without effect, each with the reason.
         impossible: Options it cannot serve, each with the reason.
+        has_int8_convolutions: Whether a convolution on INT8 data and weights builds.
         needs_device: Options that need a GPU while building, where the rest of building does not.
     """
 
@@ -37,6 +38,7 @@ class Flavour:
     ignored: Mapping[str, str] = dataclasses.field(default_factory=dict)
     impossible: Mapping[str, str] = dataclasses.field(default_factory=dict)
     needs_device: frozenset[str] = frozenset()
+    has_int8_convolutions: bool = True
 
 
 FLAVOURS = (
@@ -63,6 +65,8 @@ FLAVOURS = (
         },
         impossible={"version_compatible": "it ships no lean runtime to put into the plan"},
         needs_device=frozenset({"refit", "strip_plan"}),
+        # 1.6.1: "CHECK(dtype == myelinTypeFloat || Half || BF16 || FP8E4M3)", whatever the shapes.
+        has_int8_convolutions=False,
     ),
 )
 

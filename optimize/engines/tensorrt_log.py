@@ -15,7 +15,7 @@ _NOISE = (
     "Int64 binding",
 )
 _ERROR_CODE = re.compile(r"^(?:\[\S+\] |\S+: )?Error Code \d+: [\w ]+ \((.*)\)\s*$", re.DOTALL)
-_SOURCE = re.compile(r"\s*In \S+ at \S+:\d+\s*|^\w+\.cpp:\d+: ")
+_SOURCE = re.compile(r"\s*In \S+ at \S+:\d+\s*|^\w+\.cpp:\d+: |\[?\w+\.(?:h|cpp):\d+: \w+\]? ?")
 
 LAYERS = "Layers:"
 """How the message starts that lists a built engine's layers (at detailed profiling verbosity)."""

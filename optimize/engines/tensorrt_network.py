@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError
 
 from optimize.engines.base import AxisRange, TensorSpec
 from optimize.engines.tensorrt_library import Library
@@ -56,6 +56,39 @@ def parse(library: Library, builder: Any, logger: Any, path: Path, model: ir.Mod
         errors = [parser.get_error(index) for index in range(parser.num_errors)]
         raise _failure(library, model, errors)
     return network, parser
+
+
+def check_supported(library: Library, model: ir.Model) -> None:
+    """Refuse what this flavour reads and then fails to build without naming a node.
+
+    Raises:
+        StageFailed: Naming the first node.
+    """
+    if library.flavour.has_int8_convolutions:
+        return
+    found = [
+        node
+        for node in ir.traversal.RecursiveGraphIterator(model.graph)
+        if node.op_type == "Conv" and all(_is_int8(value) for value in node.inputs[:2])
+    ]
+    if found:
+        module = module_of(found[0])
+        place = f"'{_label(found[0])}'" + (f" of module '{module}'" if module else "")
+        more = f" and {len(found) - 1} more nodes are" if len(found) > 1 else " is"
+        raise StageFailed(
+            f"{library.flavour.title} has no INT8 convolutions, and node {place}{more} one.",
+            hint="Quantize them with quantize.fp8, or leave Conv out of quantize.int8's `ops`.",
+        )
+
+
+def _is_int8(value: ir.Value | None) -> bool:
+    producer = value.producer() if value is not None else None
+    if producer is None or producer.op_type != "DequantizeLinear":
+        return False
+    stored = producer.inputs[0]
+    zero = producer.inputs[2] if len(producer.inputs) > 2 else None
+    kinds = [item.dtype for item in (stored, zero) if item is not None]
+    return any(kind in (ir.DataType.INT8, ir.DataType.UINT8) for kind in kinds)
 
 
 def _failure(library: Library, model: ir.Model, errors: Sequence[Any]) -> StageFailed:

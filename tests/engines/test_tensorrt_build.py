@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import ml_dtypes
 import numpy as np
@@ -59,6 +60,14 @@ g (float16[batch,256] x) => (float16[batch,256] y)
 { [multiply] a = MatMul(x, w)
   [stranger] b = DeformConv(a, a, a)
   [clip] y = Relu(b) }
+"""
+INT8_CONVOLUTION = """
+<ir_version: 10, opset_import: ["" : 23]>
+g (float16[4,16,8,8] x) => (float16[4,16,6,6] y)
+{ [quantize] xq = QuantizeLinear(x, s, z)
+  [dequantize] xd = DequantizeLinear(xq, s, z)
+  [weight] wd = DequantizeLinear<axis = 0>(wq, ws, wz)
+  [convolve] y = Conv(xd, wd) }
 """
 BATCH = {"batch": AxisRange(1, 8, 32)}
 WEIGHT = np.random.default_rng(0).standard_normal((256, 256)).astype(np.float32)
@@ -165,6 +174,15 @@ def test_mixed_types_are_explained_without_the_librarys_internals(build: Build) 
     assert "strongly typed" in said
     assert "/_src/" not in said
     assert "Error Code" not in said
+
+
+def test_an_int8_convolution_is_refused_where_the_flavour_has_none(build: Build, tensorrt: ModuleType) -> None:
+    if tensorrt.__name__ != "tensorrt_rtx":
+        pytest.skip("TensorRT has INT8 convolutions")
+    weights = w8a8(np.int8) | {"wq": np.ones((16, 16, 3, 3), np.int8)}
+    weights |= {"ws": np.full(16, 0.03, np.float16), "wz": np.zeros(16, np.int8)}
+    with pytest.raises(StageFailed, match=r"no INT8 convolutions, and node 'convolve' of module 'stem' is one"):
+        build(INT8_CONVOLUTION, weights, {}, modules={"convolve": "stem"})
 
 
 def test_nothing_is_left_behind_when_building_fails(build: Build, tmp_path: Path) -> None:
