@@ -107,7 +107,8 @@ class GraphRunner:
         """A session over the model as it is now, giving exactly `outputs`, for streaming many batches."""
         names = list(outputs) or [str(value.name) for value in model.graph.outputs]
         settings = Settings(level="disable", threads=self._threads)
-        if weight_bytes(model) <= IN_MEMORY_BYTES:
+        # a graph in memory has no folder that data files could lie in
+        if weight_bytes(model) <= IN_MEMORY_BYTES and not _has_data_files(model):
             proto = ir.to_proto(model)
             _expose(proto, names)
             with OnnxRuntimeSession(proto.SerializeToString(), settings) as session:
@@ -124,6 +125,10 @@ class GraphRunner:
 def runner(threads: int | None = None, scratch: Path | None = None) -> GraphRunner:
     """The runner that passes get in their context."""
     return GraphRunner(threads, scratch)
+
+
+def _has_data_files(model: ir.Model) -> bool:
+    return any(isinstance(value.const_value, ir.ExternalTensor) for value in model.graph.initializers.values())
 
 
 def weight_bytes(model: ir.Model) -> int:

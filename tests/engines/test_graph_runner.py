@@ -99,3 +99,16 @@ def test_an_unknown_value_is_named(model: ir.Model, feeds: dict[str, np.ndarray]
 def test_a_wrong_input_is_named(model: ir.Model, feeds: dict[str, np.ndarray]) -> None:
     with pytest.raises(UsageError, match="input 'x': expected float32, got float64"):
         GraphRunner(1)(model, {"x": feeds["x"].astype(np.float64)})
+
+
+def test_weights_in_a_data_file_of_another_folder_are_found(
+    model: ir.Model, feeds: dict[str, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = GraphRunner(1)(model, feeds)["y"]
+    (tmp_path / "model").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    ir.save(model, tmp_path / "model" / "m.onnx", external_data="m.onnx.data", size_threshold_bytes=0)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    loaded = ir.load(tmp_path / "model" / "m.onnx")
+    assert isinstance(loaded.graph.initializers["w"].const_value, ir.ExternalTensor)
+    np.testing.assert_array_equal(GraphRunner(1, scratch=tmp_path)(loaded, feeds)["y"], wanted)

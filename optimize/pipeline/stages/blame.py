@@ -26,7 +26,7 @@ def run(payload: Mapping[str, Any], directory: Path, progress: Progress) -> dict
         ir.load(payload["exported"]),
         comparing.simulated(ir.load(payload["optimized"])),
         feeds,
-        GraphRunner(threads=None),
+        GraphRunner(threads=None, scratch=directory),
         progress=progress,
     )
     lossy = [spec.name for spec in recipe.passes if spec.name.startswith(("quantize.", "cast."))]

@@ -68,7 +68,7 @@ def _context(payload: Mapping[str, Any], model: ir.Model, scratch: Path, progres
     from optimize.engines.graph_runner import GraphRunner
 
     recipe = opening.recipe_from(payload)
-    runner = GraphRunner(threads=None)
+    runner = GraphRunner(threads=None, scratch=scratch)
     calibration = judge = None
     if payload["calibration"]:
         calibration = StoredCalibration(
