@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from optimize.engines.tensorrt import TensorRTEngine
 from optimize.engines.tensorrt_options import TensorRTOptions
+from optimize.errors import OptimizeError
 from optimize.targets import loading
 
 COMPILED = "torch.compile FP16 (reduce-overhead)"
@@ -81,7 +82,11 @@ def run_case(case: Case, options: argparse.Namespace, scratch: Path) -> dict[str
             facts = built[variant.name]
             if "failed" in facts:
                 continue
-            contenders.append(stack.enter_context(opened(variant, facts, x, options)))
+            try:
+                contenders.append(stack.enter_context(opened(variant, facts, x, options)))
+            except (OptimizeError, RuntimeError) as error:
+                facts["failed"] = f"cannot be opened for timing: {error}"
+                print(f"{case.name}: {variant.name}: {facts['failed']}", flush=True)
         samples = interleaved(contenders, rounds=options.rounds)
     for contender, times in samples.items():
         built[contender] |= {"samples_ms": times, **summary(times)}
