@@ -273,6 +273,24 @@ class ArtifactFact(Fact):
     details: dict[str, Any] = {}
 
 
+class StepEstimate(Fact):
+    """What one step of a run will need, said before it starts.
+
+    Attributes:
+        step: The step's name, as in `StageRecord`; "digests" and "output" for the run's own work between steps.
+        seconds: Wall time; None when it hangs on things that only running tells.
+        peak_anonymous_bytes: Peak anonymous memory of the step's process; None when unknown.
+        written_bytes: Bytes it leaves on the disk.
+        is_floor: True when the step may need more: the figures count what is certain, the weights.
+    """
+
+    step: str
+    seconds: float | None = None
+    peak_anonymous_bytes: int | None = None
+    written_bytes: int = 0
+    is_floor: bool = False
+
+
 class StageRecord(Fact):
     """One step of the run.
 
@@ -281,6 +299,7 @@ class StageRecord(Fact):
         key: The store's key, sha256 of everything that went in.
         seconds: Wall time; of the original computation when reused.
         peak_anonymous_bytes: Peak anonymous memory of the step's process.
+        expected: The estimate made before the run; None where none was made.
         error: The sentence, when it failed.
     """
 
@@ -289,6 +308,7 @@ class StageRecord(Fact):
     key: str = ""
     seconds: float = 0.0
     peak_anonymous_bytes: int | None = None
+    expected: StepEstimate | None = None
     error: str = ""
     notes: tuple[str, ...] = ()
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from optimize.facts import LayerFact, ModelFacts, PassRecord
+from optimize.facts import LayerFact, ModelFacts, PassRecord, StageRecord
 from optimize.pipeline import environment, outputs
+from optimize.pipeline.preflight import Plan
 from optimize.pipeline.steps import Steps
 from optimize.report.model import Report
 from optimize.version import __version__
@@ -30,7 +31,7 @@ def report(steps: Steps, *, started_at: str, command: str) -> Report:
         source=source,
         data=dict(steps.feeds.facts) if steps.feeds else {},
         environment=environment.describe(),
-        stages=tuple(steps.executor.records),
+        stages=tuple(_with_estimate(record, steps.plan) for record in steps.executor.records),
         exported=ModelFacts.model_validate(steps.capture.facts["facts"]) if steps.capture else None,
         optimized=ModelFacts.model_validate(steps.passes.facts["facts"]) if steps.passes else None,
         passes=tuple(
@@ -49,3 +50,7 @@ def report(steps: Steps, *, started_at: str, command: str) -> Report:
         blame=steps.blame,
         notes=tuple(steps.notes),
     )
+
+
+def _with_estimate(record: StageRecord, plan: Plan) -> StageRecord:
+    return record.model_copy(update={"expected": plan.estimate.of(record.name)}) if plan.estimate else record

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from optimize.errors import BackendMissing, OptimizeError, StageFailed, UsageError
-from optimize.pipeline import opening
+from optimize.pipeline import estimate, opening, room
 from optimize.recipe.model import DataSpec, Recipe, TorchSourceSpec
+from optimize.sources.base import Source
 from optimize.targets import loading
 from passes import registry
 from passes.target import Target
@@ -27,21 +27,38 @@ class Plan:
         steps: One line per step, in order.
         problems: Why it cannot run here; empty when it can.
         needs_calibration: Whether any pass needs calibration data.
+        estimate: Time, memory and disk of each step; None for small models and those that code makes.
     """
 
     target: Target
     steps: tuple[str, ...]
     problems: tuple[OptimizeError, ...]
     needs_calibration: bool
+    estimate: estimate.Estimate | None = None
 
 
-def plan(recipe: Recipe, store: Path | None = None, *, allow_pickle: bool = False) -> Plan:
-    """What `recipe` will do here, and what stands in the way."""
+def plan(
+    recipe: Recipe,
+    store: Path | None = None,
+    *,
+    allow_pickle: bool = False,
+    output: Path | None = None,
+    until: Literal["passes", "build"] | None = None,
+) -> Plan:
+    """What `recipe` will do here, and what stands in the way.
+
+    Args:
+        recipe: The run.
+        store: Folder of the store; None: needs of time, memory and disk are not looked at.
+        allow_pickle: Whether files that run code when loaded may be loaded.
+        output: Folder of the results; None: the recipe's own.
+        until: Where the run stops.
+    """
     target = loading.load(recipe.target, recipe.engine["kind"])
     problems: list[OptimizeError] = []
     source = opening.source_of(recipe, allow_pickle=allow_pickle)
     if problem := source.check():
-        problems.append(UsageError(problem) if _is_missing_file(recipe) else BackendMissing(problem))
+        problems.append(_source_problem(recipe, source, problem))
     if problem := opening.engine_of(recipe.engine).check():
         problems.append(BackendMissing(problem))
     needs_calibration = False
@@ -70,18 +87,24 @@ def plan(recipe: Recipe, store: Path | None = None, *, allow_pickle: bool = Fals
     if recipe.evaluate.throughput is not None:
         lines.append(f"throughput  {', '.join(recipe.evaluate.throughput.contenders)} in turns")
     lines.append(f"gates       {', '.join(f'{gate} {limit:g}' for gate, limit in recipe.gates.items()) or 'none'}")
-    if store is not None and (problem := disk_problem(source.files(), store)):
-        problems.append(StageFailed(problem))
-    return Plan(target, tuple(lines), tuple(problems), needs_calibration)
+    needs = None
+    if store is not None and not problems:
+        files = source.files()
+        needs = estimate.estimate(recipe, files, target, store, until)
+        if needs is not None:
+            lines += estimate.lines(needs)
+            problems += estimate.problems(
+                needs, store, output or Path(recipe.output.replace("{name}", recipe.name))
+            )
+        elif problem := disk_problem(files, store):
+            problems.append(StageFailed(problem))
+    return Plan(target, tuple(lines), tuple(problems), needs_calibration, needs)
 
 
 def disk_problem(files: tuple[Path, ...], store: Path) -> str | None:
     """Why the store's disk is too small for a model of these files, or None."""
     size = sum(path.stat().st_size for path in files if path.is_file())
-    folder = store
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
+    free = room.disk_bytes(store)
     if size * ROOM > free:
         return (
             f"the store '{store}' has {free / 1e9:.1f} GB free; a model of {size / 1e9:.1f} GB needs about "
@@ -106,6 +129,15 @@ def data_file(data: str, base: Path) -> Path | None:
     if colon and function.isidentifier():
         return (base / name) if name.endswith(".py") or "/" in name else None
     return base / data
+
+
+def _source_problem(recipe: Recipe, source: Source, problem: str) -> OptimizeError:
+    """The source's complaint with its kind: the files' fault, or a library that is not installed."""
+    try:
+        source.files()
+    except OptimizeError as error:
+        return error
+    return UsageError(problem) if _is_missing_file(recipe) else BackendMissing(problem)
 
 
 def _is_missing_file(recipe: Recipe) -> bool:

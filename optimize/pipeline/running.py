@@ -53,7 +53,9 @@ def run(recipe: Recipe, options: RunOptions, watcher: Watcher) -> RunResult:
         OptimizeError: Before the first step, when the recipe cannot run here. Later failures are in the result.
         KeyboardInterrupt: When interrupted; finished steps stay in the store.
     """
-    plan = preflight.plan(recipe, options.store, allow_pickle=options.allow_pickle)
+    plan = preflight.plan(
+        recipe, options.store, allow_pickle=options.allow_pickle, output=options.output, until=options.until
+    )
     if plan.problems:
         raise outputs.first_of(plan.problems)
     store = Store(options.store)

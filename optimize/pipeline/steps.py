@@ -56,9 +56,9 @@ class Steps:
         spec = recipe.source.model_dump(mode="json")
         files = opening.source_of(recipe, allow_pickle=self.allow_pickle).files()
         source_files = {str(number): path for number, path in enumerate(files)}
-        self.capture = capture = stage(
-            "capture", {"source": spec, "files": self.store.digests.of_all(source_files)}, base
-        )
+        digests = self.store.digests.of_all(source_files)
+        known = {str(path.resolve()): digests[label] for label, path in source_files.items()}
+        self.capture = capture = stage("capture", {"source": spec, "files": digests}, {**base, "digests": known})
         model = str(opening.local(capture.directory, capture.facts["model"]))
         shapes = {"inputs": capture.facts["inputs"], "ranges": capture.facts["ranges"]}
 

@@ -7,7 +7,7 @@ from optimize.recipe.model import Recipe, TorchSourceSpec
 
 
 def code_named_by(recipe: Recipe) -> list[str]:
-    """Every Python function that running the recipe would call, with its key."""
+    """Everything a recipe names that running it would execute: Python functions, native libraries; with its key."""
     named = []
     if isinstance(recipe.source, TorchSourceSpec):
         named.append(f"source.factory: {recipe.source.factory}")
@@ -16,6 +16,7 @@ def code_named_by(recipe: Recipe) -> list[str]:
             named.append(f"{key}.data: {spec.data}")
     if recipe.evaluate.metric:
         named.append(f"evaluate.metric: {recipe.evaluate.metric}")
+    named += [f"engine.plugins: {library}" for library in recipe.engine.get("plugins") or ()]
     return named
 
 
@@ -23,11 +24,11 @@ def refuse_code(recipe: Recipe) -> None:
     """Refuse a recipe that is more than data.
 
     Raises:
-        UsageError: When it names Python code.
+        UsageError: When it names Python code or a native library.
     """
     named = code_named_by(recipe)
     if named:
         raise UsageError(
-            f"--data-only: the recipe names Python code: {'; '.join(named)}.",
+            f"--data-only: the recipe names code: {'; '.join(named)}.",
             hint="Use an ONNX source and data files, or leave out --data-only if you trust it.",
         )

@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from optimize.engines.base import Progress
 from optimize.errors import UsageError
+from optimize.sources import nan
 
 CHUNK = 1 << 22
 """Elements looked at in one go when weights are scanned for NaN."""
@@ -93,9 +94,7 @@ def refuse_nan(model: ir.Model, what: str, progress: Progress) -> None:
         flat = tensor.numpy().reshape(-1)
         for start in range(0, flat.size, CHUNK):
             chunk = flat[start : start + CHUNK]
-            # the minimum of numbers with a NaN among them is NaN, and takes no memory to find
-            if np.isnan(chunk.min() if chunk.dtype.kind == "f" else chunk).any():
-                count = int(np.isnan(chunk).sum())
+            if count := nan.count(chunk):
                 raise UsageError(
                     f"{what}: weight '{tensor_name}' (shape {list(tensor.shape.numpy())}) holds NaN "
                     f"({count} among the elements from {start}).",

@@ -123,7 +123,7 @@ def reports() -> Reader:
     from optimize.report import reading
     from tests.support import reports as built
 
-    return Reader((built.report().model_dump_json().encode(),), reading.read, ".json")
+    return Reader((built.passing().model_dump_json().encode(),), reading.read, ".json")
 
 
 def safetensors() -> Reader:

@@ -36,8 +36,14 @@ SECTIONS = (
         "scale",
         "Large models",
         "python -m tests.reliability.scale",
-        "A generated FP16 decoder goes through check, cleanup, fusion and weight-only quantization; anonymous "
-        "memory is the peak of the step's process.",
+        "A generated FP16 decoder goes through check, cleanup, fusion and weight-only quantization. Memory is the "
+        "peak of the step's anonymous memory; beside each figure, what the estimate said before the run.",
+    ),
+    (
+        "nodes",
+        "Many nodes",
+        "python -m tests.reliability.nodes",
+        "Graphs of small layers are read, cleaned and fused; processor time per thousand nodes must not grow.",
     ),
     (
         "determinism",

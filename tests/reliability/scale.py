@@ -1,7 +1,7 @@
 """Takes a large generated model through the passes: `python -m tests.reliability.scale --billions 7`.
 
 Each case runs `optimize run --until passes` as a user would and reads the report: seconds, peak anonymous memory
-of the passes' process, and how far the preflight estimate was off. Writes `docs/reliability/scale.json`.
+and bytes written, each beside what the estimate said before the run. Writes `docs/reliability/scale.json`.
 """
 
 from __future__ import annotations
@@ -50,31 +50,46 @@ def case(folder: Path, name: str, quantize: str, target: str, engine: str) -> di
         raise SystemExit(f"{name}: {result.stderr}")
     report = json.loads((output / "report.json").read_text())
     stages = {item["name"]: item for item in report["stages"]}
-    peaks = {step: (stages[step]["peak_anonymous_bytes"] or 0) / 1e6 for step in ("capture", "passes")}
     size = sum(item.stat().st_size for item in output.glob("model*"))
+    facts: dict[str, Any] = {
+        "format": name,
+        "billions": round(report["exported"]["parameters"] / 1e9, 2),
+        "nodes": report["exported"]["nodes"],
+        "run_s": round(seconds, 1),
+    }
+    for step in ("capture", "passes"):
+        expected = stages[step]["expected"]
+        facts[f"{step}_s"] = beside(stages[step]["seconds"], expected["seconds"], 1)
+        facts[f"{step}_mb"] = beside(
+            stages[step]["peak_anonymous_bytes"] / 1e6, expected["peak_anonymous_bytes"] / 1e6, 0
+        )
+    facts["written_mb"] = beside(size / 1e6, stages["passes"]["expected"]["written_bytes"] / 1e6, 0)
     shutil.rmtree(store)
     shutil.rmtree(output)
-    return {
-        "format": name,
-        "parameters": report["exported"]["parameters"],
-        "seconds": round(seconds, 1),
-        "seconds_passes": round(stages["passes"]["seconds"], 1),
-        "peak_anonymous_mb": {step: round(value) for step, value in peaks.items()},
-        "size_gb": round(size / 1e9, 2),
-    }
+    return facts
+
+
+def beside(measured: float, expected: float, digits: int) -> str:
+    """Measured, expected, and by how much the expectation was off."""
+    off = (expected - measured) / measured if measured else 0.0
+    return f"{measured:,.{digits}f} (expected {expected:,.{digits}f}, {off:+.0%})"
 
 
 def main() -> None:
     """Generate, run, write the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--billions", type=float, default=7.0)
+    parser.add_argument("--billions", type=float, nargs="+", default=[0.5, 1.0, 2.0, 7.0])
     parser.add_argument("--folder", type=Path, help="Where the model is generated; a temporary folder if absent.")
     parser.add_argument("--only", choices=[name for name, *_ in CASES])
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=given.folder) as scratch:
-        large_model.generate(Path(scratch) / "model.onnx", parameters=round(given.billions * 1e9))
-        wanted = [item for item in CASES if given.only in (None, item[0])]
-        facts = [case(Path(scratch), *item) for item in wanted]
+    wanted = [item for item in CASES if given.only in (None, item[0])]
+    facts = []
+    for billions in given.billions:
+        with tempfile.TemporaryDirectory(dir=given.folder) as scratch:
+            large_model.generate(Path(scratch) / "model.onnx", billions)
+            for item in wanted:
+                facts.append(case(Path(scratch), *item))
+                sys.stderr.write(f"{facts[-1]}\n")
     RESULT.parent.mkdir(parents=True, exist_ok=True)
     RESULT.write_text(json.dumps(facts, indent=2) + "\n")
 

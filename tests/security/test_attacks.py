@@ -94,6 +94,14 @@ def test_data_only_refuses_recipes_that_name_code(folder: Path) -> None:
     assert not marker.exists()
 
 
+def test_data_only_refuses_recipes_that_name_native_libraries(folder: Path) -> None:
+    text = tiny.RECIPE.replace("target: cpu", "target: h200").replace(
+        "engine: {kind: onnxruntime}", "engine: {kind: tensorrt, plugins: [./evil.so]}"
+    )
+    (folder / "code.yaml").write_text(text)
+    refused(optimize("run", "code.yaml", "--data-only", cwd=folder), "engine.plugins: ./evil.so")
+
+
 def test_a_pickle_in_an_npz_is_not_loaded(folder: Path) -> None:
     marker = folder / "pwned"
     np.savez(folder / "evil.npz", x=np.array([Bomb(marker)], dtype=object))

@@ -51,7 +51,7 @@ def run(payload: Mapping[str, Any], directory: Path, progress: Progress) -> dict
             records.append(record.model_dump(mode="json"))
         progress("saving the optimised model", len(recipe.passes), len(recipe.passes))
         path = directory / "model.onnx"
-        saving.save(model, path)
+        saving.save(model, path, progress=progress)
     sha256, size = onnx_files.digest(path, digests.of_file)
     saved = ir.load(path)
     facts = model_facts.of(saved, size)
