@@ -117,9 +117,10 @@ class GraphRunner:
         # packed copies of weights would double the memory of a model that is run a few times only
         settings = Settings(level="disable", threads=self._threads, config={"session.disable_prepacking": "1"})
         with tempfile.TemporaryDirectory(prefix="graph-", dir=self._scratch) as folder:
-            path = write_linked(model, Path(folder), names)
-            with OnnxRuntimeSession(path, settings) as session:
-                yield session
+            opening = OnnxRuntimeSession(write_linked(model, Path(folder), names), settings)
+        # The session has its data mapped; a link that stayed would make onnx_ir refuse the model's own data file.
+        with opening as session:
+            yield session
 
 
 def runner(threads: int | None = None, scratch: Path | None = None) -> GraphRunner:

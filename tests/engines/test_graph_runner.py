@@ -112,3 +112,16 @@ def test_weights_in_a_data_file_of_another_folder_are_found(
     loaded = ir.load(tmp_path / "model" / "m.onnx")
     assert isinstance(loaded.graph.initializers["w"].const_value, ir.ExternalTensor)
     np.testing.assert_array_equal(GraphRunner(1, scratch=tmp_path)(loaded, feeds)["y"], wanted)
+
+
+def test_the_models_own_data_file_can_be_read_while_its_session_is_open(
+    model: ir.Model, feeds: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    ir.save(model, tmp_path / "m.onnx", external_data="m.onnx.data", size_threshold_bytes=0)
+    loaded = ir.load(tmp_path / "m.onnx")
+    runner = GraphRunner(1, scratch=tmp_path)
+    runner(loaded, feeds)
+    weight = loaded.graph.initializers["w"].const_value
+    assert weight is not None
+    np.testing.assert_array_equal(weight.numpy(), model.graph.initializers["w"].const_value.numpy())
+    assert not list(tmp_path.glob("graph-*"))
