@@ -69,15 +69,7 @@ def convert(
         raise UsageError(
             f"--{' --'.join(formats)}: choose one format, with --fp16 or --bf16 beside it if you like."
         )
-    passes: list[Any] = ["clean", *(["fuse"] if fuse else [])]
-    limit = 0.9999
-    for name in formats:
-        steps, floor = _FORMATS[name]
-        if (name, engine) == ("int8", "tensorrt"):
-            steps = [("quantize.int8", {"activations": "static"})]  # TensorRT takes calibrated ranges only
-        limit = min(limit, floor)
-        for step, fields in steps:
-            passes.append({step: {**fields, **({"skip": skip} if skip else {})}})
+    passes, limit = _passes(formats, engine, fuse, skip)
     data: dict[str, Any] = {
         "schema_version": 1,
         "name": _name_of(model),
@@ -103,6 +95,25 @@ def convert(
     if not as_json and evaluate == "random":
         console.err("note: accuracy was measured on random inputs; give --evaluate real data to trust it.")
     return result.exit_code
+
+
+def _passes(formats: list[str], engine: str, fuse: bool, skip: list[str] | None) -> tuple[list[Any], float]:
+    """The passes for the chosen formats, and the mean cosine below which their result is refused."""
+    limit = 0.9999
+    casts: list[Any] = []
+    quantizers: list[Any] = []
+    for name in formats:
+        steps, floor = _FORMATS[name]
+        limit = min(limit, floor)
+        if (name, engine) == ("int8", "tensorrt"):
+            steps = [("quantize.int8", {"activations": "static"})]  # TensorRT takes calibrated ranges only
+        for step, fields in steps:
+            made = {step: {**fields, **({"skip": skip} if skip else {})}}
+            (casts if step.startswith("cast.") else quantizers).append(made)
+    fused = ["fuse"] if fuse else []
+    # TensorRT has a fused attention layer for 16 bits alone: the graph is cast before fusion looks for it.
+    before, after = (casts, []) if engine == "tensorrt" else ([], casts)
+    return ["clean", *before, *fused, *after, *quantizers], limit
 
 
 def _source(model: str) -> dict[str, Any]:

@@ -140,7 +140,7 @@ def test_the_layers_tell_what_each_matmul_runs_in(build: Build, text: str, weigh
     artifact = build(text, weights)
     assert artifact.details["counts"] == {"matmuls": {precision: 1}}
     assert artifact.details["summary"] == [f"1 of 1 matmuls run in {precision}."]
-    assert artifact.details["source"] == "build log"
+    assert artifact.details["source"] in ("build log", "inspector")  # the inspector needs a GPU
 
 
 def test_weights_in_nvfp4_keep_their_four_bits_in_the_plan(build: Build) -> None:
