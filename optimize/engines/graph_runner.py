@@ -142,7 +142,8 @@ def weight_bytes(model: ir.Model) -> int:
 def write_linked(model: ir.Model, folder: Path, outputs: Sequence[str]) -> Path:
     """Write `model` into `folder` with hard links to the data files its weights already lie in.
 
-    Weights that lie in no file, or on another file system, are written out one at a time.
+    Weights that lie in no file, or on another file system, are written out one at a time. The links are made
+    last: weights computed from a data file are still read here, and onnx_ir refuses files that have links.
     """
     links: dict[Path, str] = {}
     data = folder / "model.data"
@@ -151,7 +152,12 @@ def write_linked(model: ir.Model, folder: Path, outputs: Sequence[str]) -> Path:
         with data.open("wb") as stream:
             for value in model.graph.initializers.values():
                 tensor = value.const_value
-                if tensor is None or tensor.nbytes <= SMALL_BYTES or tensor.dtype == ir.DataType.STRING:
+                if tensor is None or tensor.dtype == ir.DataType.STRING:
+                    continue
+                if tensor.nbytes <= SMALL_BYTES:
+                    if isinstance(tensor, ir.ExternalTensor):
+                        held[value] = tensor
+                        value.const_value = ir.Tensor(tensor.numpy().copy(), tensor.dtype, name=str(value.name))
                     continue
                 location = _linked(tensor, folder, links) if isinstance(tensor, ir.ExternalTensor) else None
                 if isinstance(tensor, ir.ExternalTensor) and location is not None:
@@ -174,6 +180,8 @@ def write_linked(model: ir.Model, folder: Path, outputs: Sequence[str]) -> Path:
     finally:
         for value, tensor in held.items():
             value.const_value = tensor
+    for source, name in links.items():
+        os.link(source, folder / name)
     _expose(proto, outputs)
     path = folder / "model.onnx"
     path.write_bytes(proto.SerializeToString())
@@ -181,6 +189,7 @@ def write_linked(model: ir.Model, folder: Path, outputs: Sequence[str]) -> Path:
 
 
 def _linked(tensor: ir.ExternalTensor, folder: Path, links: dict[Path, str]) -> str | None:
+    """The name that the tensor's data file will have in `folder`, or None where it cannot be linked."""
     source = Path(tensor.path).resolve()
     if source not in links:
         name = f"linked-{len(links)}.data"
@@ -188,6 +197,7 @@ def _linked(tensor: ir.ExternalTensor, folder: Path, links: dict[Path, str]) -> 
             os.link(source, folder / name)
         except OSError:
             return None
+        (folder / name).unlink()
         links[source] = name
     return links[source]
 

@@ -125,3 +125,27 @@ def test_the_models_own_data_file_can_be_read_while_its_session_is_open(
     assert weight is not None
     np.testing.assert_array_equal(weight.numpy(), model.graph.initializers["w"].const_value.numpy())
     assert not list(tmp_path.glob("graph-*"))
+
+
+def test_a_weight_computed_from_a_linked_data_file_can_be_read_while_a_session_is_open(
+    model: ir.Model, feeds: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    bias = ir.Value(name="b", const_value=ir.tensor(np.arange(64, dtype=np.float32), name="b"))
+    model.graph.register_initializer(bias)
+    relu = next(node for node in model.graph if node.op_type == "Relu")
+    add = ir.node("Add", [relu.inputs[0], bias])
+    model.graph.insert_before(relu, add)
+    relu.replace_input_with(0, add.outputs[0])
+    ir.save(model, tmp_path / "model.onnx", external_data="model.data", size_threshold_bytes=0)
+
+    runner = GraphRunner(1, tmp_path)
+    on_disk = ir.load(tmp_path / "model.onnx")
+    runner(on_disk, feeds)
+    stored = on_disk.graph.initializers["b"].const_value
+    assert isinstance(stored, ir.ExternalTensor)
+    stored.release()
+    on_disk.graph.initializers["b"].const_value = ir.LazyTensor(
+        lambda: ir.tensor(stored.numpy() * 2), dtype=stored.dtype, shape=ir.Shape([64]), name="b"
+    )
+    got = runner(on_disk, feeds, ["h", "y"])
+    np.testing.assert_allclose(got["y"], 2 * np.maximum(got["h"] + 2 * np.arange(64), 0), rtol=1e-5)
