@@ -28,17 +28,20 @@ FROM_BYTES = 256 << 20
 START_S = {"capture": 1.0, "passes": 1.6}
 """Starting the step's process and importing what it needs, on the machine of `machine_speed`'s constants."""
 
-NODE_S = {"capture": 0.0003, "passes": 0.004}
+NODE_S = {"capture": 0.00007, "passes": 0.0004}
 """Work on a node of the graph: reading and checking it; cleaning and fusing around it."""
 
 BASE_BYTES = {"capture": 72e6, "passes": 76e6}
 """Anonymous memory of the step's process with its libraries, before any weight is touched."""
 
-NODE_BYTES = 12e3
+NODE_BYTES = 6e3
 """Anonymous memory of a node in the graph."""
 
 TILES_BYTES = 40e6
-"""Working arrays of a quantization on all cores, and of the scan for NaN, whatever the weight's size."""
+"""Working arrays of a quantization on all cores, whatever the weight's size."""
+
+WEIGHT_COPIES = 1.5
+"""Quantized weights in memory at a time: between one and two, as the format has it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,7 +204,7 @@ def _export(ahead: weights_ahead.Ahead) -> StepEstimate:
 def _passes(ahead: weights_ahead.Ahead, nodes: int, speed: machine_speed.Speed, *, is_floor: bool) -> StepEstimate:
     started = (START_S["passes"] + NODE_S["passes"] * nodes) * speed.slowdown
     moved = ahead.bytes_before / speed.read + ahead.bytes_after / speed.write + ahead.bytes_after / speed.digest
-    work = TILES_BYTES + ahead.largest if ahead.largest else 0
+    work = TILES_BYTES + WEIGHT_COPIES * ahead.largest if ahead.largest else 0
     return StepEstimate(
         step="passes",
         seconds=None if is_floor else started + moved + ahead.seconds,

@@ -59,7 +59,8 @@ def plan(
     source = opening.source_of(recipe, allow_pickle=allow_pickle)
     if problem := source.check():
         problems.append(_source_problem(recipe, source, problem))
-    if problem := opening.engine_of(recipe.engine).check():
+    needs_engine = until != "passes" or any(item.name == "quantize.auto" for item in recipe.passes)
+    if needs_engine and (problem := opening.engine_of(recipe.engine).check()):
         problems.append(BackendMissing(problem))
     needs_calibration = False
     lines = [f"capture     {_source_line(recipe)}"]

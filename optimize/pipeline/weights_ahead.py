@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import statistics
 import time
 from collections.abc import Callable, Sequence
 
@@ -18,8 +19,13 @@ import onnx_ir as ir
 from passes.base import Pass, PassContext, PassFailed
 from passes.target import Target
 
-SAMPLE = (512, 1024)
+SAMPLE = (1024, 1024)
 """Shape of the weight that is really quantized to learn the speed."""
+
+WARM_UP = (256, 256)
+
+LEARN_S = 0.1
+"""Time spent on learning the speed of the passes, for each kind of operator and number."""
 
 SMALL_BYTES = 1 << 16
 """Weights below this size are taken to stay as they are."""
@@ -61,7 +67,7 @@ class Ahead:
         bytes_before: Of all weights as they are.
         bytes_after: Of all weights when the passes are through.
         seconds: Time the passes' arithmetic takes here, on all cores.
-        largest: Elements of the largest weight that is changed.
+        largest: Bytes that the largest changed weight becomes.
         unknown: Passes whose effect only running them tells (they measure, search, or are not weight-only).
     """
 
@@ -109,7 +115,7 @@ def look(kinds: collections.Counter[Kind], passes: Sequence[tuple[str, Pass]], t
         after += made * count
         if made == kind.stored_bytes:
             continue
-        largest = max(largest, kind.elements)
+        largest = max(largest, made)
         learned = (kind.op_type, kind.dtype)
         if learned not in speeds:
             speeds[learned] = _seconds_an_element(kind, lazy, target)
@@ -131,16 +137,24 @@ def _bytes_after(kind: Kind, passes: Sequence[tuple[str, Pass]], target: Target,
 
 
 def _seconds_an_element(kind: Kind, passes: Sequence[tuple[str, Pass]], target: Target) -> float:
-    rng = np.random.default_rng(0)
-    numbers = np.resize(rng.standard_normal(1 << 16, dtype=np.float32), SAMPLE).astype(kind.dtype.numpy())
-    sample = dataclasses.replace(kind, shape=SAMPLE)
-    model = _skeleton(sample, lambda: ir.Tensor(numbers, dtype=kind.dtype))
+    """Median time of a weight over its elements, after a small one that brings threads and tables into being."""
+    _seconds(kind, WARM_UP, passes, target)
+    found = [_seconds(kind, SAMPLE, passes, target)]
+    while sum(found) < LEARN_S and len(found) < 9:
+        found.append(_seconds(kind, SAMPLE, passes, target))
+    return statistics.median(found) / (SAMPLE[0] * SAMPLE[1])
+
+
+def _seconds(kind: Kind, shape: tuple[int, int], passes: Sequence[tuple[str, Pass]], target: Target) -> float:
+    pattern = np.random.default_rng(0).standard_normal(1 << 14, dtype=np.float32)
+    numbers = np.resize(pattern, shape).astype(kind.dtype.numpy())
+    model = _skeleton(dataclasses.replace(kind, shape=shape), lambda: ir.Tensor(numbers, dtype=kind.dtype))
     _apply(model, passes, target)
     started = time.perf_counter()
     for value in model.graph.initializers.values():
         if value.const_value is not None:
             value.const_value.numpy()
-    return (time.perf_counter() - started) / numbers.size
+    return time.perf_counter() - started
 
 
 def _apply(model: ir.Model, passes: Sequence[tuple[str, Pass]], target: Target) -> None:
