@@ -2,121 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
-import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
 from passes import opset, verify
+from passes.alike import alike
 from passes.base import PassContext, PassResult, Pattern, Skip
+from passes.cut import cut
+from passes.draft import Draft
 from passes.names import carry_module, module_of
-
-MAY_GIVE_SEQUENCES = frozenset(
-    (
-        "Identity", "If", "Loop", "Optional", "OptionalGetElement", "Scan", "SequenceConstruct", "SequenceEmpty",
-        "SequenceErase", "SequenceInsert", "SequenceMap", "SplitToSequence",
-    )
-)  # fmt: skip
-"""Operators whose outputs may be sequences or optionals."""
-
-LOOKED_FOR = "passes.rewriting.looked_for"
-"""Mark on a value whose shape inference could not find; kept in memory only."""
-
-
-@dataclasses.dataclass
-class Draft:
-    """One proposed rewrite: nodes not yet in the graph, and which old values they stand for.
-
-    Attributes:
-        pattern: The pattern's name.
-        anchor: The old node that names the place (the softmax of an attention).
-        nodes: New nodes, in running order.
-        constants: New initializers.
-        replacements: Old value → new value.
-        least_opset: The standard opset that the new nodes need.
-    """
-
-    pattern: str
-    anchor: ir.Node
-    nodes: list[ir.Node] = dataclasses.field(default_factory=list)
-    constants: list[ir.Value] = dataclasses.field(default_factory=list)
-    replacements: dict[ir.Value, ir.Value] = dataclasses.field(default_factory=dict)
-    least_opset: int = 1
-    shared: dict[tuple[str, str, tuple[int, ...], bytes], ir.Value] = dataclasses.field(default_factory=dict)
-
-    def op(
-        self, op_type: str, inputs: Sequence[ir.Value | None], *, domain: str = "", **attributes: Any
-    ) -> ir.Value:
-        """Add a node with one output and give that output."""
-        return self.ops(op_type, inputs, 1, domain=domain, **attributes)[0]
-
-    def ops(
-        self,
-        op_type: str,
-        inputs: Sequence[ir.Value | None],
-        outputs: int,
-        *,
-        domain: str = "",
-        **attributes: Any,
-    ) -> Sequence[ir.Value]:
-        """Add a node with several outputs and give them."""
-        node = ir.node(
-            op_type,
-            list(inputs),
-            attributes={key: value for key, value in attributes.items() if value is not None},
-            domain=domain,
-            num_outputs=outputs,
-        )
-        self.nodes.append(node)
-        return node.outputs
-
-    def constant(self, array: np.ndarray[Any, Any] | np.generic, name: str) -> ir.Value:
-        """Add an initializer; drafts share equal small ones. Its name is made unique when it is kept."""
-        array = np.asarray(array)
-        key = (name, array.dtype.str, array.shape, array.tobytes() if array.size <= 64 else b"")
-        if array.size <= 64 and key in self.shared:
-            value = self.shared[key]
-            if value not in self.constants:
-                self.constants.append(value)
-            return value
-        tensor = ir.tensor(array, name=name)
-        value = ir.Value(
-            name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor
-        )
-        self.constants.append(value)
-        if array.size <= 64:
-            self.shared[key] = value
-        return value
-
-    def drop(self, value: ir.Value) -> None:
-        """Take back a node made for this draft, by its output."""
-        node = value.producer()
-        if node is not None and node in self.nodes:
-            self.nodes.remove(node)
-            for position in range(len(node.inputs)):
-                node.replace_input_with(position, None)
-
-    def replace(self, old: ir.Value, new: ir.Value) -> None:
-        """Say that `new` stands for `old`, with its type and shape."""
-        if new.producer() in self.nodes:
-            new.type, new.shape = old.type, old.shape
-        self.replacements[old] = new
-
-    def boundary(self) -> tuple[ir.Value, ...]:
-        """Values of the old graph that the new nodes read."""
-        own = {output for node in self.nodes for output in node.outputs} | set(self.constants)
-        read = [value for node in self.nodes for value in node.inputs if value is not None]
-        read += [value for value in self.replacements.values() if value not in own]
-        return tuple(dict.fromkeys(value for value in read if value not in own))
-
-    def withdraw(self) -> None:
-        """Take the new nodes' hands off the old graph's values."""
-        for node in self.nodes:
-            for position in range(len(node.inputs)):
-                node.replace_input_with(position, None)
+from passes.shapes import infer_drafts, infer_shapes
 
 
 class Rewriting:
@@ -136,6 +33,7 @@ class Rewriting:
         self._changed: list[str] = []
         self._taken: set[ir.Value] = set()
         self._shared: dict[tuple[str, str, tuple[int, ...], bytes], ir.Value] = {}
+        self._clearer = False
         infer_shapes(model)
 
     def nodes(self, *op_types: str) -> list[ir.Node]:
@@ -179,13 +77,15 @@ class Rewriting:
         kept = self._check()
         if kept:
             before = len(self.model.graph)
+            order = {node: place for place, node in enumerate(self.model.graph)}
             for draft in kept:
-                self._insert(draft)
+                self._insert(draft, order)
                 self._found[draft.pattern] += 1
             # Layers often repeat the same small thing (a mask's spreading); one of each is enough.
             common.CommonSubexpressionEliminationPass()(self.model)
             common.RemoveUnusedNodesPass()(self.model)
-            infer_shapes(self.model)
+            if self._clearer:
+                infer_shapes(self.model)
             figures: dict[str, float | int | str] = {
                 "nodes before": before,
                 "nodes after": len(self.model.graph),
@@ -219,7 +119,9 @@ class Rewriting:
             for node in draft.nodes:
                 if node.domain not in self.model.opset_imports:
                     self.model.opset_imports[node.domain] = 1
-        verdicts = verify.check(self.model, within, self.context)
+        cuts = [cut(draft) for draft in within]
+        kinds = alike(self.model, within, cuts)
+        verdicts = verify.check(self.model, within, cuts, kinds, self.context)
         kept = []
         for draft, verdict in zip(within, verdicts.faults, strict=True):
             if verdict is None:
@@ -230,9 +132,13 @@ class Rewriting:
             draft.withdraw()
         if verdicts.unchecked:
             self.note(verdicts.unchecked)
+        holds = {id(draft) for draft in kept}
+        self._clearer = infer_drafts(
+            self.model, [[within[at] for at in kind if id(within[at]) in holds] for kind in kinds]
+        )
         return kept
 
-    def _insert(self, draft: Draft) -> None:
+    def _insert(self, draft: Draft, order: Mapping[ir.Node, int]) -> None:
         graph = self.model.graph
         for value in draft.constants:
             if graph.initializers.get(str(value.name)) is value:
@@ -242,9 +148,8 @@ class Rewriting:
                 number += 1
                 value.name = f"{stem}_{number}"
             graph.initializers[str(value.name)] = value
-        producers = {old.producer() for old in draft.replacements}
-        first = next(node for node in graph if node in producers) if len(producers) > 1 else producers.pop()
-        assert first is not None
+        producers = [node for old in draft.replacements if (node := old.producer()) is not None]
+        first = min(producers, key=lambda node: order[node])
         graph.insert_before(first, draft.nodes)
         carry_module(draft.anchor, *draft.nodes)
         for old, new in draft.replacements.items():
@@ -301,36 +206,3 @@ def merged(rounds: Sequence[PassResult]) -> PassResult:
         figures=figures,
         notes=tuple(dict.fromkeys(note for result in rounds for note in result.notes)),
     )
-
-
-def infer_shapes(model: ir.Model) -> None:
-    """Infer inner shapes with ONNX's own inference; the graph's inputs and outputs keep theirs.
-
-    Nothing is done where every shape is known or was looked for before: in a chain of passes most change little.
-    """
-    values = [output for node in model.graph for output in node.outputs]
-    if all(_is_settled(value) for value in values):
-        return
-    ends = [*model.graph.inputs, *model.graph.outputs]
-    inner = [
-        value
-        for graph in model.graphs()
-        if graph is not model.graph
-        for value in (*graph.inputs, *(output for node in graph for output in node.outputs))
-    ]
-    # onnx_ir takes a sequence's element type for the value's own; what may be a sequence keeps its type.
-    sequences = [output for node in model.graph if node.op_type in MAY_GIVE_SEQUENCES for output in node.outputs]
-    declared = [(value, value.type, value.shape) for value in (*ends, *inner, *sequences)]
-    common.ShapeInferencePass(check_type=False, strict_mode=False)(model)
-    for value, kind, shape in declared:
-        value.type, value.shape = kind, shape
-    for value in values:
-        if not _is_settled(value):
-            value.meta[LOOKED_FOR] = True
-
-
-def _is_settled(value: ir.Value) -> bool:
-    """Whether a value's type and all its dimensions are known, or inference has tried already."""
-    if value.meta.get(LOOKED_FOR):
-        return True
-    return value.shape is not None and value.type is not None and not value.shape.has_unknown_dim()

@@ -1,26 +1,28 @@
 """Checking proposed rewrites: each new sub-graph against the old one it stands for, on random inputs.
 
-The whole model runs once, on small inputs, to learn the shape of every value that the rewrites read. Then
+What leads up to a rewrite runs once, on small inputs, to learn the shape of every value that it reads. Then
 only the sub-graphs run: floats that carry activations are drawn afresh (a model with untrained weights has
 nearly equal activations, which would hide a wrong scale), while integers, booleans and masks keep the
 values they really had.
+
+Of rewrites that are alike (`passes.alike`: they can differ in the numbers of large weights only, which both
+sides read) the first and the last are checked, each with its own weights; when either fails, every one is.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from passes import trial
 from passes.base import PassContext
-
-if TYPE_CHECKING:
-    from passes.rewriting import Draft
+from passes.cut import Cut, ancestors, clone, weight, weight_clone
+from passes.draft import Draft
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -34,10 +36,6 @@ TOLERANCES = {
 
 LARGE = 1e4
 """An additive mask's values lie beyond this; activations do not."""
-
-SUBGRAPH_LIMIT = 500
-"""A rewrite whose old side cannot be cut out within this many nodes is compared on the
-model's own activations."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,28 +51,55 @@ class Verdicts:
     unchecked: str = ""
 
 
-def check(model: ir.Model, drafts: Sequence[Draft], context: PassContext) -> Verdicts:
-    """Compare every draft's new values with the old ones; each draft stands alone."""
+def check(
+    model: ir.Model,
+    drafts: Sequence[Draft],
+    cuts: Sequence[Cut],
+    kinds: Sequence[Sequence[int]],
+    context: PassContext,
+) -> Verdicts:
+    """Compare every draft's new values with the old ones; each draft stands alone.
+
+    Args:
+        model: The model the drafts belong to, still unchanged.
+        drafts: The proposed rewrites.
+        cuts: Per draft, where its old side is cut out.
+        kinds: Groups of drafts that are alike, as positions in `drafts`.
+        context: The runner, the seed, and calibration data to fall back on.
+    """
     fine = Verdicts((None,) * len(drafts))
     if context.run is None:
         return dataclasses.replace(fine, unchecked="Not checked numerically: no engine to run the graph with.")
-    cuts = [_cut(draft) for draft in drafts]
-    wanted = [value for cut in cuts for value in cut.sources]
-    wanted += [old for draft in drafts for old in draft.replacements]
+    wanted = [value for first, *_ in kinds for value in (*cuts[first].sources, *drafts[first].replacements)]
     recorded, why = _record(model, list(dict.fromkeys(wanted)), context)
     if recorded is None:
         return dataclasses.replace(fine, unchecked=f"Not checked numerically: no trial input runs ({why}).")
+    for first, *others in kinds:
+        for other in others:
+            pairs = zip(cuts[other].sources, cuts[first].sources, strict=True)
+            recorded.update({ours: recorded[theirs] for ours, theirs in pairs})
     rng = context.rng()
-    cases = [
-        _case(number, draft, cut, recorded, rng)
-        for number, (draft, cut) in enumerate(zip(drafts, cuts, strict=True))
-    ]
+
+    def judged(members: Sequence[int]) -> dict[int, str | None]:
+        cases = [_case(member, drafts[member], cuts[member], recorded, rng) for member in members]
+        return dict(zip(members, _faults(model, cases, context), strict=True))
+
+    faults = judged(list(dict.fromkeys(member for kind in kinds for member in (kind[0], kind[-1]))))
+    doubtful = [kind for kind in kinds if faults[kind[0]] or faults[kind[-1]]]
+    rest = [member for kind in doubtful for member in kind if member not in faults]
+    if rest:
+        faults.update(judged(rest))
+    return Verdicts(tuple(faults.get(member) for member in range(len(drafts))))
+
+
+def _faults(model: ir.Model, cases: Sequence[_Case], context: PassContext) -> list[str | None]:
+    """Per case, why it must be rolled back, or None."""
     together = _judge(model, cases, context)
     if not isinstance(together, str):
-        return Verdicts(tuple(together))
+        return together
     # The engine refused the batch of rewrites; running them one by one tells which of them.
     alone = [_judge(model, [case], context) for case in cases]
-    return Verdicts(tuple(f"the engine refuses it: {why}" if isinstance(why, str) else why[0] for why in alone))
+    return [f"the engine refuses it: {why}" if isinstance(why, str) else why[0] for why in alone]
 
 
 def difference(old: Array, new: Array) -> str | None:
@@ -115,31 +140,6 @@ class _Case:
     known: dict[str, Array]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Cut:
-    """Where a draft's old sub-graph is cut out of the model.
-
-    Attributes:
-        boundary: Values that the draft's new nodes read.
-        nodes: The old nodes behind the boundary, in order; None when there are too many.
-        sources: Everything that either side reads: the boundary, shapes, graph inputs.
-    """
-
-    boundary: tuple[ir.Value, ...]
-    nodes: tuple[ir.Node, ...] | None
-    sources: tuple[ir.Value, ...]
-
-
-def _cut(draft: Draft) -> _Cut:
-    boundary = tuple(value for value in draft.boundary() if _weight(value) is None)
-    nodes = _behind(tuple(draft.replacements), frozenset(boundary))
-    return _Cut(boundary, nodes, _inputs_of(nodes or (), boundary, draft.replacements))
-
-
-def _weight(value: ir.Value) -> ir.TensorProtocol | None:
-    return None if value.is_graph_input() else value.const_value if value.producer() is None else None
-
-
 def _candidates(model: ir.Model, context: PassContext) -> Iterator[dict[str, Array]]:
     """Inputs to run the model with: made up ones, then a real batch for graphs that take no others."""
     yield from trial.feeds(model, context.rng())
@@ -150,23 +150,66 @@ def _candidates(model: ir.Model, context: PassContext) -> Iterator[dict[str, Arr
 def _record(
     model: ir.Model, values: Sequence[ir.Value], context: PassContext
 ) -> tuple[dict[ir.Value, Array] | None, str]:
-    """Run the model once on trial inputs; give every wanted value and every graph input."""
+    """Run what the values come from once on trial inputs; give every wanted value and every graph input."""
     assert context.run is not None
-    inner = [str(value.name) for value in values if not value.is_graph_input()]
+    inner = [value for value in values if not value.is_graph_input()]
+    nodes = ancestors(inner)
+    part = _part(model, nodes, inner) if nodes is not None and 2 * len(nodes) < len(model.graph) else None
     why = "it has no inputs"
     for feeds in _candidates(model, context):
         try:
-            found = context.run(model, feeds, inner) if inner else {}
+            found = _run(model, part, feeds, inner, context) if inner else []
         except Exception as error:  # whatever the engine behind the runner raises
             why = " ".join(str(error).split())[:200]
             continue
-        recorded = {value: found[str(value.name)] for value in values if not value.is_graph_input()}
+        recorded = dict(zip(inner, found, strict=True))
         recorded.update({value: feeds[str(value.name)] for value in model.graph.inputs if value.name in feeds})
         return recorded, ""
     return None, why
 
 
-def _case(number: int, draft: Draft, cut: _Cut, recorded: dict[ir.Value, Array], rng: np.random.Generator) -> _Case:
+def _run(
+    model: ir.Model,
+    part: ir.Model | None,
+    feeds: Mapping[str, Array],
+    values: Sequence[ir.Value],
+    context: PassContext,
+) -> list[Array]:
+    assert context.run is not None
+    if part is None:
+        found = context.run(model, feeds, [str(value.name) for value in values])
+        return [found[str(value.name)] for value in values]
+    taken = [str(value.name) for value in part.graph.inputs]
+    found = context.run(part, {name: feeds[name] for name in taken})
+    return [found[str(end.name)] for end in part.graph.outputs]
+
+
+def _part(model: ir.Model, nodes: Sequence[ir.Node], values: Sequence[ir.Value]) -> ir.Model:
+    """A model of the given nodes alone, whose outputs are `values`; it shares the model's weights."""
+    mapping: dict[ir.Value, ir.Value] = {}
+    for value in model.graph.inputs:
+        if weight(value) is None:
+            mapping[value] = ir.Value(name=value.name, type=value.type, shape=value.shape)
+    weights: dict[ir.Value, ir.Value] = {}
+    copies = list(clone(nodes, "part", mapping, weights))
+    ends = []
+    for number, value in enumerate(values):
+        end = ir.node("Identity", [mapping[value]])
+        end.outputs[0].name, end.outputs[0].type = f"part_end_{number}", value.type
+        ends.append(end)
+    read = {value for node in copies for value in node.inputs}
+    graph = ir.Graph(
+        [mapping[value] for value in model.graph.inputs if mapping.get(value) in read],
+        [end.outputs[0] for end in ends],
+        nodes=[*copies, *ends],
+        initializers=list(weights.values()),
+        opset_imports=dict(model.opset_imports),
+        name="part",
+    )
+    return ir.Model(graph, ir_version=model.ir_version, functions=list(model.functions.values()))
+
+
+def _case(number: int, draft: Draft, cut: Cut, recorded: dict[ir.Value, Array], rng: np.random.Generator) -> _Case:
     """Cut the draft's old and new sub-graphs free, as clones under a prefix of their own."""
     outputs = tuple(draft.replacements)
     fresh = cut.nodes is not None
@@ -176,15 +219,15 @@ def _case(number: int, draft: Draft, cut: _Cut, recorded: dict[ir.Value, Array],
         array = recorded[value]
         if fresh and value in cut.boundary and not value.is_graph_input() and _is_activation(array):
             array = np.asarray(rng.standard_normal(array.shape)).astype(array.dtype)
-        clone = ir.Value(name=f"d{number}_in{index}", type=value.type, shape=ir.Shape([None] * array.ndim))
-        if clone.type is None:
-            clone.type = ir.TensorType(ir.DataType.from_numpy(array.dtype))
-        mapping[value] = clone
-        inputs[str(clone.name)] = array
+        copy = ir.Value(name=f"d{number}_in{index}", type=value.type, shape=ir.Shape([None] * array.ndim))
+        if copy.type is None:
+            copy.type = ir.TensorType(ir.DataType.from_numpy(array.dtype))
+        mapping[value] = copy
+        inputs[str(copy.name)] = array
     weights: dict[ir.Value, ir.Value] = {}
     old_map, new_map = dict(mapping), dict(mapping)
-    old_nodes = _clone(cut.nodes or (), f"d{number}_old", old_map, weights)
-    new_nodes = _clone(draft.nodes, f"d{number}_new", new_map, weights)
+    old_nodes = clone(cut.nodes or (), f"d{number}_old", old_map, weights)
+    new_nodes = clone(draft.nodes, f"d{number}_new", new_map, weights)
     new_outputs = tuple(_mapped(new, new_map, weights, number) for new in draft.replacements.values())
     return _Case(
         inputs=inputs,
@@ -202,7 +245,7 @@ def _mapped(
     value: ir.Value, mapping: dict[ir.Value, ir.Value], weights: dict[ir.Value, ir.Value], number: int
 ) -> ir.Value:
     found = mapping.get(value)
-    return found if found is not None else _weight_clone(value, f"d{number}_out", weights)
+    return found if found is not None else weight_clone(value, f"d{number}_out", weights)
 
 
 def _is_activation(array: Array) -> bool:
@@ -211,84 +254,6 @@ def _is_activation(array: Array) -> bool:
         return False
     finite = array.astype(np.float64)
     return bool(np.isfinite(finite).all() and np.abs(finite).max(initial=0) < LARGE and len(np.unique(finite)) > 2)
-
-
-def _behind(outputs: Sequence[ir.Value], boundary: frozenset[ir.Value]) -> tuple[ir.Node, ...] | None:
-    """Nodes that make `outputs` from `boundary`, shapes, graph inputs and constants; None when too many.
-
-    A Shape is not looked behind: what it gave is known, and what it measured may be the whole model.
-    """
-    seen: dict[ir.Node, None] = {}
-    stack = [(node, False) for value in outputs if (node := value.producer()) and node.op_type != "Shape"]
-    while stack:
-        node, done = stack.pop()
-        if done:
-            seen.setdefault(node)
-            continue
-        if node in seen:
-            continue
-        if len(stack) + len(seen) > SUBGRAPH_LIMIT or any(
-            attr.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for attr in node.attributes.values()
-        ):
-            return None
-        stack.append((node, True))
-        for value in node.inputs:
-            producer = value.producer() if value is not None and value not in boundary else None
-            if producer is not None and producer not in seen and producer.op_type != "Shape":
-                stack.append((producer, False))
-    return tuple(seen)
-
-
-def _inputs_of(
-    nodes: Sequence[ir.Node], boundary: Sequence[ir.Value], outputs: Iterable[ir.Value]
-) -> tuple[ir.Value, ...]:
-    """Boundary values first, then whatever else is read that is neither made by `nodes` nor constant."""
-    cut = set(boundary)
-    made = {output for node in nodes for output in node.outputs} - cut
-    read = [value for node in nodes for value in node.inputs if value is not None]
-    read += [output for output in outputs if nodes == () or output not in made]
-    rest = [value for value in read if value not in made and value not in cut and _weight(value) is None]
-    return tuple(dict.fromkeys([*boundary, *rest]))
-
-
-def _clone(
-    nodes: Sequence[ir.Node],
-    prefix: str,
-    mapping: dict[ir.Value, ir.Value],
-    weights: dict[ir.Value, ir.Value],
-) -> tuple[ir.Node, ...]:
-    clones = []
-    for index, node in enumerate(nodes):
-        inputs = [
-            None
-            if value is None
-            else mapping[value]
-            if value in mapping
-            else _weight_clone(value, f"{prefix}_w{index}_{position}", weights)
-            for position, value in enumerate(node.inputs)
-        ]
-        clone = ir.Node(
-            node.domain,
-            node.op_type,
-            inputs,
-            list(node.attributes.values()),
-            overload=node.overload,
-            num_outputs=len(node.outputs),
-            name=f"{prefix}_{index}",
-        )
-        for position, (ours, theirs) in enumerate(zip(clone.outputs, node.outputs, strict=True)):
-            ours.name = f"{prefix}_{index}_{position}" if theirs.name != "" else ""
-            ours.type = theirs.type
-            if theirs not in mapping:
-                mapping[theirs] = ours
-        clones.append(clone)
-    return tuple(clones)
-
-
-def _weight_clone(value: ir.Value, name: str, weights: dict[ir.Value, ir.Value]) -> ir.Value:
-    if value not in weights:
-        weights[value] = ir.Value(name=name, type=value.type, shape=value.shape, const_value=value.const_value)
-    return weights[value]
 
 
 def _judge(model: ir.Model, cases: Sequence[_Case], context: PassContext) -> list[str | None] | str:

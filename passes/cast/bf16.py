@@ -17,7 +17,7 @@ from passes import opset
 from passes.base import Pass, PassContext, PassResult
 from passes.cast._apply import cast
 from passes.cast._plan import Rules
-from passes.rewriting import infer_shapes
+from passes.shapes import infer_shapes
 from passes.target import Target
 
 OPSET = 22

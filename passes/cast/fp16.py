@@ -16,7 +16,7 @@ import pydantic
 from passes.base import Pass, PassContext, PassResult
 from passes.cast._apply import cast
 from passes.cast._plan import Rules
-from passes.rewriting import infer_shapes
+from passes.shapes import infer_shapes
 from passes.target import Target
 
 LARGEST = 65504.0

@@ -26,9 +26,10 @@ import onnx_ir as ir
 
 from passes import matching as m
 from passes.base import Pass, PassContext, PassResult
+from passes.draft import Draft
 from passes.fuse._attention_match import HEADS_FIRST, Mask, Match, Mismatch, match
 from passes.fuse._mask import finite_mask
-from passes.rewriting import Draft, Rewriting, rewrite
+from passes.rewriting import Rewriting, rewrite
 
 PRECISION_NAMES = {
     ir.DataType.FLOAT: "fp32",

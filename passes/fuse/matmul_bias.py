@@ -21,7 +21,8 @@ import onnx_ir as ir
 
 from passes import matching as m
 from passes.base import Pass, PassContext, PassResult
-from passes.rewriting import Draft, Rewriting, rewrite
+from passes.draft import Draft
+from passes.rewriting import Rewriting, rewrite
 
 
 class FuseMatmulBias(Pass):
