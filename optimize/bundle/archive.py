@@ -7,7 +7,9 @@ import hashlib
 import io
 import os
 import shutil
+import struct
 import tarfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
@@ -75,12 +77,19 @@ def read(path: Path, take: Callable[[Entry, Iterator[bytes]], None]) -> tuple[Ma
         UsageError: When it is no archive of a bundle at all, or one made to do harm.
     """
     try:
-        with tarfile.open(path, mode="r|*") as tar:
+        with _open(path) as tar:
             return _read(tar, path, take)
     except (tarfile.TarError, EOFError, gzip.BadGzipFile, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise UsageError(f"{path}: {error.strerror}.") from None
         raise UsageError(f"{path}: not a whole tar archive ({error}).") from None
+
+
+def _open(path: Path) -> tarfile.TarFile:
+    try:
+        return tarfile.open(path, mode="r|*")
+    except (TypeError, struct.error, zlib.error) as error:  # a packed header that ends half way
+        raise tarfile.ReadError(str(error)) from error
 
 
 def _read(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import lzma
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -115,6 +118,22 @@ def _from_folder(folder: Path, allow_pickle: bool) -> Iterator[tuple[str, Mappin
         yield path.name, _read_npz(path, allow_pickle), False
 
 
+_DAMAGED = (
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    OverflowError,
+    MemoryError,  # a header that promises more than there is room for
+    RuntimeError,  # an encrypted member; NotImplementedError, a compression that zipfile does not know
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+)
+"""What NumPy and zipfile raise on bytes that are no archive of arrays."""
+
+
 def _read_npz(path: Path, allow_pickle: bool) -> dict[str, Array]:
     if not path.is_file():
         raise UsageError(f"data '{path}': there is no such file.")
@@ -123,7 +142,7 @@ def _read_npz(path: Path, allow_pickle: bool) -> dict[str, Array]:
             if not hasattr(archive, "files"):
                 raise UsageError(f"data '{path.name}' is a single array.", hint="Save it with np.savez.")
             return {name: _read_array(archive, name, path) for name in archive.files}
-    except (OSError, EOFError, zipfile.BadZipFile, ValueError) as error:
+    except _DAMAGED as error:
         raise UsageError(f"data '{path.name}' is not a .npz file, or it is damaged ({error}).") from error
 
 

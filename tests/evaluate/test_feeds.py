@@ -223,3 +223,17 @@ def test_the_limit_of_an_index_is_the_smallest_table_it_reaches() -> None:
         }"""
     )
     assert index_limits(model) == {"ids": 9}
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [(8, 1), (10, 99)],  # the local and central headers' fields: flags "encrypted", an unknown compression
+)
+def test_an_npz_file_that_cannot_be_unpacked_is_refused_in_words(tmp_path: Path, place: int, value: int) -> None:
+    np.savez(tmp_path / "d.npz", x=np.ones((4, 3), np.float32))
+    data = bytearray((tmp_path / "d.npz").read_bytes())
+    data[data.index(b"PK\x01\x02") + place] = value
+    data[place - 2] = value
+    (tmp_path / "d.npz").write_bytes(data)
+    with pytest.raises(UsageError, match="damaged"):
+        load("d.npz", tmp_path)

@@ -8,10 +8,12 @@ failure; its input is kept. Writes `docs/reliability/fuzz.json`. With `--atheris
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import dataclasses
 import io
 import json
 import multiprocessing
+import os
 import random
 import resource
 import signal
@@ -135,12 +137,43 @@ def safetensors() -> Reader:
     return Reader((save({"a": np.ones((2, 3), np.float32)}),), safetensors_header.check, ".safetensors")
 
 
+def bundles() -> Reader:
+    """Bundles as archives, plain and packed."""
+    import gzip
+    import hashlib
+    import shutil
+    import tarfile
+
+    from optimize.bundle import archive, manifest
+    from tests.support import reports as built
+
+    content = b"content" * 20
+    entry = manifest.Entry(
+        path="models/model.onnx", role="model", sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content)
+    )
+    described = manifest.describe(built.passing(), (entry,)).text().encode()
+    plain = io.BytesIO()
+    with tarfile.open(fileobj=plain, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for name, data in ((manifest.NAME, described), (entry.path, content)):
+            header = tarfile.TarInfo(f"bundle/{name}")
+            header.size = len(data)
+            tar.addfile(header, io.BytesIO(data))
+
+    def read(path: Path) -> object:
+        into = path.parent / "unpacked"
+        shutil.rmtree(into, ignore_errors=True)
+        return archive.unpack(path, into)
+
+    return Reader((plain.getvalue(), gzip.compress(plain.getvalue(), mtime=0)), read, ".tar")
+
+
 READERS: dict[str, Callable[[], Reader]] = {
     "recipe": recipes,
     "onnx": models,
     "npz": data_files,
     "report": reports,
     "safetensors": safetensors,
+    "bundle": bundles,
 }
 
 
@@ -257,23 +290,27 @@ def work(name: str, first: int, cases: int, seed: int, into: str) -> None:
                 failures.flush()
 
 
-def fuzz(name: str, cases: int, seed: int, folder: Path, chunk: int = 2_000) -> list[dict[str, Any]]:
+def fuzz(
+    name: str, cases: int, seed: int, folder: Path, chunk: int = 2_000, workers: int = 1
+) -> list[dict[str, Any]]:
     """Run `cases` cases of one reader in processes of their own; the failures, dead processes among them."""
-    into = folder / f"{name}.jsonl"
-    for first in range(0, cases, chunk):
+
+    def share(first: int) -> list[dict[str, Any]]:
+        into = folder / f"{name}-{first}.jsonl"
         process = multiprocessing.get_context("spawn").Process(
             target=work, args=(name, first, min(chunk, cases - first), seed, str(into))
         )
         process.start()
         process.join()
+        found = [json.loads(line) for line in into.read_text().splitlines()] if into.exists() else []
         if process.exitcode != 0:
             last = Path(f"{into}.last").read_bytes() if Path(f"{into}.last").exists() else b""
-            death = {"reader": name, "case": -1, "problem": f"process died ({process.exitcode})", "hex": last.hex()}
-            with into.open("a") as failures:
-                failures.write(json.dumps(death) + "\n")
-    if not into.exists():
-        return []
-    return [json.loads(line) for line in into.read_text().splitlines()]
+            problem = f"process died ({process.exitcode})"
+            found.append({"reader": name, "case": -1, "problem": problem, "hex": last.hex()})
+        return found
+
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        return [failure for found in pool.map(share, range(0, cases, chunk)) for failure in found]
 
 
 def guided(name: str, arguments: list[str]) -> None:
@@ -299,6 +336,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--only", choices=sorted(READERS))
     parser.add_argument("--atheris", choices=sorted(READERS))
     given, rest = parser.parse_known_args()
@@ -308,9 +346,10 @@ def main() -> None:
     names = [given.only] if given.only else list(READERS)
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        failures = {name: fuzz(name, given.cases // len(names), given.seed, Path(folder)) for name in names}
+        each = -(-given.cases // len(names))
+        failures = {name: fuzz(name, each, given.seed, Path(folder), workers=given.workers) for name in names}
     facts = {
-        "cases": given.cases // len(names) * len(names),
+        "cases": each * len(names),
         "seconds": round(time.monotonic() - started),
         "seed": given.seed,
         "failures": {name: len(found) for name, found in failures.items()},
