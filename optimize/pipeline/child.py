@@ -41,7 +41,15 @@ class Outcome:
     dependencies: dict[str, str]
 
 
-def run(stage: Stage, payload: Mapping[str, Any], directory: Path, log: Path, progress: OnProgress) -> Outcome:
+def run(
+    stage: Stage,
+    payload: Mapping[str, Any],
+    directory: Path,
+    log: Path,
+    progress: OnProgress,
+    *,
+    store: Path | None = None,
+) -> Outcome:
     """Run one stage in a child process.
 
     Args:
@@ -50,6 +58,7 @@ def run(stage: Stage, payload: Mapping[str, Any], directory: Path, log: Path, pr
         directory: The folder it writes into.
         log: File that receives what the process prints.
         progress: Called with (what, done, total).
+        store: Folder that a stage with the user's code must not write to, `directory` apart.
 
     Raises:
         OptimizeError: What the stage reported; StageFailed when the process died.
@@ -63,7 +72,8 @@ def run(stage: Stage, payload: Mapping[str, Any], directory: Path, log: Path, pr
             "stage": stage.module,
             "runs_user_code": stage.runs_user_code,
             "payload": payload,
-            "directory": str(directory),
+            "directory": str(directory.absolute()),
+            "store": str(store.absolute()) if store is not None and stage.runs_user_code else None,
         }
     )
     with log.open("wb") as printed:

@@ -86,7 +86,9 @@ class Executor:
         workspace = self.store.workspace(key)
         log = self._logs / f"{label.replace(' ', '-')}.log"
         try:
-            outcome = child.run(STAGES[name], payload, workspace, log, self._watcher.progress)
+            outcome = child.run(
+                STAGES[name], payload, workspace, log, self._watcher.progress, store=self.store.root
+            )
             return self.store.publish(
                 key,
                 name,

@@ -16,6 +16,9 @@ from optimize.pipeline import room
 PART_S = 0.06
 """Longest that one measurement goes on."""
 
+CACHED_SHARE = 0.5
+"""Files above this share of the free memory are not expected to be cached when the next step reads them."""
+
 _PIECE = 1 << 21
 _LOOP = 100_000
 _LOOP_S = 0.0031
@@ -29,7 +32,7 @@ class Speed:
     Attributes:
         digest: sha256.
         scan: Looking for NaN in float16.
-        read: Pieces all over the given file, from the page cache or the disk as they come.
+        read: Pieces all over the given file, from the page cache or the disk as the steps will find them.
         write: Into the given folder, flushed to the disk.
         slowdown: How much slower Python runs than where the constants were measured.
     """
@@ -47,7 +50,7 @@ def measure(file: Path, folder: Path) -> Speed:
     return Speed(
         digest=_rate(lambda: hashlib.sha256(block)),
         scan=_scan(),
-        read=_read(file),
+        read=_read(file, room.memory_bytes()),
         write=_write(room.existing(folder), block),
         slowdown=_slowdown(),
     )
@@ -68,13 +71,17 @@ def _scan() -> float:
     return _rate(lambda: nan.count(numbers))
 
 
-def _read(file: Path) -> float:
+def _read(file: Path, free: int | None) -> float:
+    """Bytes a second; from the disk itself when the file is too large to stay in the page cache between steps."""
     size = file.stat().st_size
+    is_cold = free is not None and size > free * CACHED_SHARE and hasattr(os, "posix_fadvise")
     places = np.random.default_rng(0).integers(0, max(1, size - _PIECE), 24)
     piece = bytearray(_PIECE)
     started, got = time.perf_counter(), 0
     with file.open("rb", buffering=0) as stream:
         for place in places:
+            if is_cold:
+                os.posix_fadvise(stream.fileno(), int(place), _PIECE, os.POSIX_FADV_DONTNEED)
             stream.seek(int(place))
             got += stream.readinto(piece)
             if time.perf_counter() - started > PART_S:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from optimize import errors
-from optimize.pipeline import dependencies, memory
+from optimize.pipeline import dependencies, memory, write_guard
 
 _PROGRESS_PERIOD_S = 0.1
 
@@ -24,6 +24,8 @@ def main() -> None:
     events = os.fdopen(int(sys.argv[1]), "wb")
     request = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    if request["store"] is not None:
+        write_guard.protect(Path(request["store"]), writable=(Path(request["directory"]),))
     stage = request["stage"]
     last = 0.0
 

@@ -23,6 +23,8 @@ from typing import Any
 import filelock
 import psutil
 
+from tests.support import tiny
+
 RECIPE = Path("recipes/digits-int8-cpu.yaml")
 RESULT = Path("docs/reliability/crash.json")
 NOT_COMPARED = ("report.json", "report.md", "report.html", "junit.xml")
@@ -131,12 +133,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--recipe", type=Path, default=RECIPE)
+    parser.add_argument("--recipe", type=Path, help="The recipe to run; a small ONNX model's if absent.")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        facts = harness(given.recipe, given.kills, given.seed, Path(scratch))
+        recipe = given.recipe or tiny.write_recipe(Path(scratch))
+        facts = {"recipe": recipe.name, **harness(recipe, given.kills, given.seed, Path(scratch))}
+    known = json.loads(RESULT.read_text()) if RESULT.exists() else []
+    known = [*(item for item in known if item["recipe"] != recipe.name), facts]
     RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps(facts, indent=2) + "\n")
+    RESULT.write_text(json.dumps(sorted(known, key=lambda item: str(item["recipe"])), indent=2) + "\n")
 
 
 if __name__ == "__main__":
