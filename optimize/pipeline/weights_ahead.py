@@ -30,6 +30,9 @@ LEARN_S = 0.1
 SMALL_BYTES = 1 << 16
 """Weights below this size are taken to stay as they are."""
 
+_READERS = (("MatMul", 1), ("Gemm", 1), ("Gather", 0))
+"""Operators, and which of their inputs, whose weights some pass stores in another format."""
+
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
@@ -38,7 +41,7 @@ class Kind:
     """Weights that the passes treat alike.
 
     Attributes:
-        op_type: The matrix product that reads them; "" for other operators.
+        op_type: MatMul or Gemm where they are the right side, Gather where they are the table; else "".
         shape: As stored.
         transposed: Whether the product sums over the last axis (Gemm with transB).
     """
@@ -92,7 +95,7 @@ def kinds_of(model: ir.Model) -> collections.Counter[Kind]:
                 continue
             op_type, transposed = "", False
             for use in value.uses():
-                if use.node.op_type in ("MatMul", "Gemm") and use.idx == 1 and use.node.domain == "":
+                if (use.node.op_type, use.idx) in _READERS and use.node.domain == "":
                     op_type = use.node.op_type
                     flag = use.node.attributes.get("transB")
                     transposed = flag is not None and bool(flag.as_int())
@@ -124,16 +127,26 @@ def look(kinds: collections.Counter[Kind], passes: Sequence[tuple[str, Pass]], t
 
 
 def _bytes_after(kind: Kind, passes: Sequence[tuple[str, Pass]], target: Target, unknown: list[str]) -> int:
+    """What one weight becomes; where a pass must see numbers, a small weight's share of its bytes."""
+
     def hollow() -> ir.TensorProtocol:
         raise _Touched
 
-    model = _skeleton(kind, hollow)
     try:
+        model = _skeleton(kind, hollow)
         _apply(model, passes, target)
-    except (_Touched, PassFailed):
+        return _bytes_of(model)
+    except _Touched:
+        small = dataclasses.replace(
+            kind, shape=tuple(min(size, side) for size, side in zip(kind.shape, SAMPLE, strict=False))
+        )
+    except PassFailed:
         unknown += [name for name, _ in passes]
         return kind.stored_bytes
-    return _bytes_of(model)
+    numbers = np.resize(np.linspace(-1, 1, 1 << 10), small.shape).astype(kind.dtype.numpy())
+    model = _skeleton(small, lambda: ir.Tensor(numbers, dtype=kind.dtype))
+    _apply(model, passes, target)
+    return round(kind.stored_bytes * _bytes_of(model) / small.stored_bytes)
 
 
 def _seconds_an_element(kind: Kind, passes: Sequence[tuple[str, Pass]], target: Target) -> float:
@@ -177,6 +190,10 @@ def _skeleton(kind: Kind, evaluate: Callable[[], ir.TensorProtocol]) -> ir.Model
         x = ir.val("x", kind.dtype, kind.shape)
         node = ir.node("Add", [x, weight], name="node")
         out: list[int | str] = list(kind.shape)
+    elif kind.op_type == "Gather":
+        x = ir.val("x", ir.DataType.INT64, ["rows"])
+        node = ir.node("Gather", [weight, x], name="node")
+        out = ["rows", *kind.shape[1:]]
     else:
         *batch, rows, columns = kind.shape
         summed, made = (columns, rows) if kind.transposed else (rows, columns)

@@ -119,18 +119,21 @@ class FloatParts:
         if self._global_scale is None:
             with reading(self._weight.tensor) as stored:
                 self._global_scale = block_formats.nvfp4_global_scale(_float_blocks.amax_of(stored))
+                del stored  # or the file stays mapped
         return ir.Tensor(np.array(self._global_scale, np.float32))
 
     def _compute(self) -> dict[str, ir.TensorProtocol]:
         weight = self._weight
         with reading(weight.tensor) as stored:
             try:
-                return self._quantize(stored)
+                made = self._quantize(stored)
             except ValueError as fault:
                 raise PassFailed(
                     f"{self._format}: weight '{weight.name}' cannot be quantized: {fault}. Name its node under "
                     "skip, or mend the weight."
                 ) from fault
+            del stored  # or the file stays mapped
+        return made
 
     def _quantize(self, stored: Array) -> dict[str, ir.TensorProtocol]:
         weight = self._weight

@@ -66,6 +66,7 @@ class PlaneParts:
             scale_dtype = stored.dtype
             # (K, N), whatever the stored order; float32, so that what is left over is exact.
             rest = np.array(stored if weight.axis == 0 else stored.T, np.float32)
+            del stored  # or the file stays mapped
         codes, scales = [], []
         for _ in range(2):
             try:

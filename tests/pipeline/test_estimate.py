@@ -70,6 +70,28 @@ def test_bytes_foreseen_are_the_bytes_a_pass_leaves(
     assert ahead.seconds > 0
 
 
+def test_a_table_whose_pass_must_see_numbers_is_foreseen_from_a_small_one() -> None:
+    rng = np.random.default_rng(0)
+    table = ir.Value(
+        name="table",
+        const_value=ir.tensor(rng.normal(size=(5000, 384)).astype(np.float32), name="table"),
+        shape=ir.Shape((5000, 384)),
+        type=ir.TensorType(ir.DataType.FLOAT),
+    )
+    ids = ir.val("ids", ir.DataType.INT64, ["rows"])
+    node = ir.node("Gather", [table, ids], name="lookup")
+    y = node.outputs[0]
+    y.name, y.type, y.shape = "y", ir.TensorType(ir.DataType.FLOAT), ir.Shape(["rows", 384])
+    graph = ir.Graph([ids], [y], nodes=[node], initializers=[table], opset_imports={"": 21}, name="g")
+    model, target = ir.Model(graph, ir_version=10), loading.load("cpu", "onnxruntime")
+    built = registry.find("quantize.embeddings")()
+    ahead = weights_ahead.look(weights_ahead.kinds_of(model), [("quantize.embeddings", built)], target)
+    built.apply(model, PassContext(target=target))
+    made = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
+    assert ahead.bytes_after == pytest.approx(made, rel=0.02)
+    assert made < 0.3 * ahead.bytes_before
+
+
 def test_looking_ahead_reads_no_weight() -> None:
     model = layers(ir.DataType.FLOAT16)
 

@@ -334,7 +334,7 @@ def guided(name: str, arguments: list[str]) -> None:
 def main() -> None:
     """Run and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cases", type=int, default=100_000)
+    parser.add_argument("--cases", type=int, default=100_000, help="Of all readers together.")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--only", choices=sorted(READERS))
@@ -344,21 +344,24 @@ def main() -> None:
         guided(given.atheris, rest)
         return
     names = [given.only] if given.only else list(READERS)
-    started = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        each = -(-given.cases // len(names))
-        failures = {name: fuzz(name, each, given.seed, Path(folder), workers=given.workers) for name in names}
-    facts = {
-        "cases": each * len(names),
-        "seconds": round(time.monotonic() - started),
-        "seed": given.seed,
-        "failures": {name: len(found) for name, found in failures.items()},
-    }
-    for name, found in failures.items():
-        for problem, count in Counter(item["problem"] for item in found).most_common(10):
+    each = -(-given.cases // len(READERS))
+    rows = {row["reader"]: row for row in json.loads(RESULT.read_text())} if RESULT.exists() else {}
+    failures = {}
+    for name in names:
+        started = time.monotonic()
+        with tempfile.TemporaryDirectory() as folder:
+            failures[name] = fuzz(name, each, given.seed, Path(folder), workers=given.workers)
+        rows[name] = {
+            "reader": name,
+            "cases": each,
+            "failures": len(failures[name]),
+            "seconds": round(time.monotonic() - started),
+            "seed": given.seed,
+        }
+        RESULT.parent.mkdir(parents=True, exist_ok=True)
+        RESULT.write_text(json.dumps([rows[key] for key in sorted(rows)], indent=2) + "\n")
+        for problem, count in Counter(item["problem"] for item in failures[name]).most_common(10):
             sys.stderr.write(f"{name}: {count} × {problem}\n")
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps(facts, indent=2) + "\n")
     if any(failures.values()):
         kept = Path("out/fuzz-failures.json")
         kept.parent.mkdir(exist_ok=True)
