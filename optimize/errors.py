@@ -15,6 +15,8 @@ MISSING = 3
 STAGE_FAILED = 4
 INTERNAL = 70
 INTERRUPTED = 130
+PIPE_CLOSED = 141
+"""As the shell reports a program whose reader went away (128 + SIGPIPE)."""
 
 
 class OptimizeError(Exception):

@@ -92,11 +92,20 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         console.err("interrupted; finished steps are kept, the next run goes on from there.")
         code = errors.INTERRUPTED
-    except BrokenPipeError:
-        code = errors.PASSED
+    except (BrokenPipeError, SystemExit):
+        # The command-line library turns a closed pipe into SystemExit(1), which here would mean a failed gate.
+        _forget_output()
+        code = errors.PIPE_CLOSED
     except Exception as error:
         code = _unexpected(error)
     sys.exit(code)
+
+
+def _forget_output() -> None:
+    """Point standard output at nothing, so that the interpreter's last flush has nobody to fail on."""
+    import os
+
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _unexpected(error: Exception) -> int:
