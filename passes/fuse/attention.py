@@ -14,7 +14,10 @@ which the target has no fused attention.
 
 Both dialects get the standard operator (ONNX Attention, opset 23). On ONNX Runtime's CPU it is as fast as
 com.microsoft.MultiHeadAttention with a mask (MiniLM, 8 x 128 tokens, 1 thread: 25.0 ms against 25.9 to 30.1
-ms of 256 ms in six layers) and takes cross attention, grouped heads and 4-D inputs alike.
+ms of 256 ms in six layers) and takes cross attention, grouped heads and 4-D inputs alike. The mask as one
+more column of each head's query and key, so that MultiHeadAttention runs without one, measured 1.01 (one
+thread) and 0.94 (two) of the operator's time before the wider projections are paid for: 1 % of a model at
+best, and INT8 keys would then take their range from the mask.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Write docs/fusion-scaling.md: python -m tests.benchmarks.fusion_scaling
 
-Time of every default fusion, with its numerical checks, on graphs of 1,000, 10,000 and 50,000 nodes.
+Time of every default fusion, with its numerical checks, on graphs of 1,000 to 100,000 nodes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from passes import registry
 from tests.support.runner import context
 
 PAGE = Path(__file__).parents[2] / "docs" / "fusion-scaling.md"
-SIZES = (1_000, 10_000, 50_000)
+SIZES = (1_000, 10_000, 50_000, 100_000)
 WIDTH, HEADS = 8, 2
 
 
