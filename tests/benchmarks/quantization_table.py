@@ -1,10 +1,11 @@
 """Measures every quantization format, algorithm and tool on MiniLM and writes docs/quantization-table.md.
 
-    python -m tests.benchmarks.quantization_table [--modelopt-python PATH] [--only TEXT] [--minutes N] [--out FILE]
+    python -m tests.benchmarks.quantization_table [--modelopt-python PATH] [--only TEXT] [--minutes N]
+        [--sentences N] [--rounds N] [--out FILE]
 
-Each model is made in a process of its own (seconds, peak memory). Accuracy is measured on 256 evaluation sentences
-that share none with the 64 for calibration, against the FP32 model, with graph optimisation off and, to catch an
-engine that executes a quantized graph wrongly, on. Latency is measured with all models interleaved.
+Each model is made in a process of its own (seconds, peak memory). Accuracy is measured on evaluation sentences
+(256 unless told) that share none with the 64 for calibration, against FP32, with graph optimisation off
+and, to catch an engine that executes a quantized graph wrongly, on. Latency is measured with all models in turns.
 """
 
 from __future__ import annotations
@@ -29,8 +30,7 @@ import onnxruntime
 from tests.benchmarks.quantization_cells import CELLS, file_name
 
 ROOT = Path(__file__).resolve().parents[2]
-CALIBRATION_SENTENCES, EVALUATION_SENTENCES = 64, 256
-ROUNDS = 9
+CALIBRATION_SENTENCES = 64
 BASELINE = "int8 | dynamic, per channel | ONNX Runtime"
 CELL_SECONDS = 180
 Arrays = Mapping[str, np.ndarray]
@@ -43,13 +43,15 @@ def main() -> None:
     parser.add_argument("--modelopt-python", default=sys.executable, help="interpreter that has nvidia-modelopt")
     parser.add_argument("--only", default="", help="only cells that contain this text, and the baseline")
     parser.add_argument("--minutes", type=float, default=60, help="start no further cell after this long")
+    parser.add_argument("--sentences", type=int, default=256, help="evaluation sentences")
+    parser.add_argument("--rounds", type=int, default=9, help="timed turns of every model")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "quantization-table.md")
     asked = parser.parse_args()
     # The baseline first: whatever the time allows, there is something to compare with.
     cells = [BASELINE, *(cell for cell in CELLS if asked.only in cell and cell != BASELINE)]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        evaluation = prepare(folder)
+        evaluation = prepare(folder, asked.sentences)
         expected = embed(folder / "source.onnx", evaluation, Level.ORT_DISABLE_ALL)
         made: dict[str, dict[str, Any]] = {}
         until = time.monotonic() + 60 * asked.minutes
@@ -61,12 +63,12 @@ def main() -> None:
             if "failed" not in made[cell]:
                 score(folder / file_name(cell), evaluation, expected, made[cell])
             print(f"  {made[cell]}", file=sys.stderr, flush=True)
-        clock(folder, made)
-    asked.out.write_text(page(made, asked.only), encoding="utf-8")
+        clock(folder, made, asked.rounds)
+    asked.out.write_text(page(made, asked), encoding="utf-8")
     print(f"wrote {asked.out}")
 
 
-def prepare(folder: Path) -> list[Arrays]:
+def prepare(folder: Path, sentences: int) -> list[Arrays]:
     """Export MiniLM, clean and fuse a copy, store the calibration batches; gives the evaluation batches."""
     import onnx_ir as ir
     import torch
@@ -98,7 +100,7 @@ def prepare(folder: Path) -> list[Arrays]:
         for name, array in batch.items()
     }
     np.savez(folder / "calibration.npz", **stored)
-    return list(docstrings.evaluation(EVALUATION_SENTENCES))
+    return list(docstrings.evaluation(sentences))
 
 
 def make(cell: str, folder: Path, modelopt_python: str) -> dict[str, Any]:
@@ -171,7 +173,7 @@ def nearest(embeddings: np.ndarray) -> np.ndarray:
     return np.asarray(likeness.argmax(axis=1))
 
 
-def clock(folder: Path, made: dict[str, dict[str, Any]]) -> None:
+def clock(folder: Path, made: dict[str, dict[str, Any]], rounds: int) -> None:
     """Add wall milliseconds on two threads and processor milliseconds on one, all models taking turns."""
     rng = np.random.default_rng(0)
     feeds = {
@@ -182,7 +184,7 @@ def clock(folder: Path, made: dict[str, dict[str, Any]]) -> None:
     for threads, key, now in ((2, "wall_ms", time.perf_counter), (1, "cpu_ms", time.process_time)):
         sessions = {cell: opened(path, Level.ORT_ENABLE_ALL, threads) for cell, path in paths.items()}
         samples: dict[str, list[float]] = {cell: [] for cell in sessions}
-        for turn in range(ROUNDS + 2):
+        for turn in range(rounds + 2):
             for cell, session in sessions.items():
                 started = now()
                 session.run(None, feeds)
@@ -198,19 +200,22 @@ HEADER = (
 )
 
 
-def page(made: dict[str, dict[str, Any]], only: str) -> str:
-    """The page as Markdown; `only` is said where not every cell was asked for."""
+def page(made: dict[str, dict[str, Any]], asked: argparse.Namespace) -> str:
+    """The page as Markdown, with the command that writes it again."""
     baseline = made[BASELINE].get("cpu_ms", float("nan"))
+    busy = os.getloadavg()[0]
     today = datetime.datetime.now(tz=datetime.UTC).date()
-    command = "python -m tests.benchmarks.quantization_table" + (f" --only {only}" if only else "")
+    command = "python -m tests.benchmarks.quantization_table" + (f" --only {asked.only!r}" if asked.only else "")
+    command += f" --minutes {asked.minutes:g} --sentences {asked.sentences} --rounds {asked.rounds}"
     text = (
         "# Quantization, format by algorithm by tool\n\n"
         f"Written by `{command}`; not edited by hand.\n\n"
-        f"MiniLM-L6, {CALIBRATION_SENTENCES} calibration and {EVALUATION_SENTENCES} other docstring sentences, "
-        f"against FP32. ONNX Runtime {onnxruntime.__version__}, {os.cpu_count()} CPUs ({processor()}), {today}. "
+        f"MiniLM-L6, {CALIBRATION_SENTENCES} calibration and {asked.sentences} other docstring sentences, "
+        f"against FP32. ONNX Runtime {onnxruntime.__version__}, {os.cpu_count()} CPUs ({processor()}), {today}, "
+        f"{busy:.0f} tasks wanting a CPU at the end: above {os.cpu_count()}, wall times are too long. "
         "Cosines and neighbours (same nearest sentence as FP32) with graph optimisation off; *served* is the mean "
         "cosine with it on, where a lower figure means that the engine executes the graph wrongly. Latency: "
-        f"8 × 128 tokens, all models in turns, median of {ROUNDS}; the ratio is of CPU time to "
+        f"8 × 128 tokens, all models in turns, median of {asked.rounds}; the ratio is of CPU time to "
         f"`{BASELINE}`. FP8 and FP4 are simulated in FP32 arithmetic on a CPU: their times say nothing. "
         "*Ours* is made from the cleaned and fused model.\n\n"
     ) + HEADER
