@@ -23,6 +23,7 @@ import numpy as np
 import torch
 import variants
 from cases import CASES, Case
+from table import table
 from timing import Contender, interleaved, summary
 from torch import Tensor, nn
 
@@ -56,7 +57,7 @@ def main() -> None:
             facts["cases"][name] = run_case(CASES[name], options, Path(scratch))
         facts["cases"][name]["seconds"] = time.monotonic() - started
         (options.output / "benchmark.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False))
-        print(table(facts["cases"][name]), flush=True)
+        print(f"\n{table(facts['cases'][name])}", flush=True)
         torch.cuda.empty_cache()
 
 
@@ -186,33 +187,6 @@ def opened(variant: variants.Variant, facts: dict[str, Any], x: Tensor, options:
         lane.upload()
         replay = lane.replayed(cuda_graph=True)
         yield Contender(variant.name, replay, torch.cuda.ExternalStream(lane.stream.handle))
-
-
-def table(facts: dict[str, Any]) -> str:
-    """A case as Markdown, fastest first."""
-    lines = [
-        f"\n### {facts['title']}",
-        "| contender | median ms | middle half | over torch.compile | over FP32 eager | relative error |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    rows = facts["contenders"].items()
-    for name, row in sorted(rows, key=lambda item: item[1].get("median_ms", float("inf"))):
-        if "median_ms" not in row:
-            lines.append(f"| {name} | failed: {row.get('failed', 'not run')} |")
-            continue
-        lines.append(
-            f"| {name} | {row['median_ms']:.3f} | {row['p25_ms']:.3f} to {row['p75_ms']:.3f} | "
-            f"{row['over_compile']:.2f} | {row['speedup_over_fp32_eager']:.2f}× | {row['relative_error']:.2g} |"
-        )
-    best = facts["best_within_error"]
-    ratio = facts["contenders"][best]["over_compile"] if best else None
-    reached = ratio is not None and ratio <= facts["goal_over_compile"]
-    said = f"{best}: {ratio:.2f}" if best else "no variant of ours is within the error limit"
-    lines.append(
-        f"\nGoal: ≤ {facts['goal_over_compile']} × torch.compile at relative error ≤ {facts['error_limit']}: "
-        f"{'reached' if reached else 'missed'} ({said})."
-    )
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,68 @@
+"""A case's facts as Markdown: its contenders, fastest first, and what was to be reached."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+OVER_FP32 = (2.0, 6.0)
+"""How many times faster than FP32 eager ours is to be: at least the first, and up to the second is hoped for."""
+
+HEAD = (
+    "| contender | median ms | middle half | over torch.compile | over FP32 eager | relative error |\n"
+    "| --- | --- | --- | --- | --- | --- |"
+)
+
+
+def table(facts: Mapping[str, Any]) -> str:
+    """Title, table and goals of one case.
+
+    Args:
+        facts: A value of "cases" in benchmark.json; times in milliseconds, "over_compile" is a contender's median
+            over torch.compile's, "speedup_over_fp32_eager" is FP32 eager's median over the contender's.
+    """
+    rows = sorted(facts["contenders"].items(), key=lambda item: item[1].get("median_ms", float("inf")))
+    lines = [_row(name, row) for name, row in rows]
+    reached = [f"- {goal}: {said}." for goal, said in goals(facts)]
+    return "\n".join([f"### {facts['title']}", "", HEAD, *lines, "", *reached])
+
+
+def goals(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Each goal of a case, and whether it is reached and by what.
+
+    Only variants of ours within the error limit count; without one the fastest of ours is told, and all are missed.
+    """
+    contenders, limit = facts["contenders"], facts["error_limit"]
+    best = facts["best_within_error"]
+    ours = [name for name, row in contenders.items() if name.startswith("ours") and "median_ms" in row]
+    shown = best or min(ours, key=lambda name: contenders[name]["median_ms"], default=None)
+    asked = (
+        f"≤ {facts['goal_over_compile']} × torch.compile at relative error ≤ {limit}",
+        f"{OVER_FP32[0]:.0f} to {OVER_FP32[1]:.0f} × over FP32 eager at relative error ≤ {limit}",
+    )
+    if shown is None:
+        return [(goal, f"{_verdict(False)} (no variant of ours ran)") for goal in asked]
+    row = contenders[shown]
+    ratio, speedup = row["over_compile"], row["speedup_over_fp32_eager"]
+    beside = (
+        "" if best else f", with a relative error of {row['relative_error']:.2g}: none of ours is within the limit"
+    )
+    fast = best is not None and ratio <= facts["goal_over_compile"]
+    over = best is not None and speedup >= OVER_FP32[0]
+    return [
+        (asked[0], f"{_verdict(fast)} ({shown}: {ratio:.2f}{beside})"),
+        (asked[1], f"{_verdict(over)} ({shown}: {speedup:.2f}×{beside})"),
+    ]
+
+
+def _row(name: str, row: Mapping[str, Any]) -> str:
+    if "median_ms" not in row:
+        return f"| {name} | failed: {row.get('failed', 'not run')} | | | | |"
+    return (
+        f"| {name} | {row['median_ms']:.3f} | {row['p25_ms']:.3f} to {row['p75_ms']:.3f} | "
+        f"{row['over_compile']:.2f} | {row['speedup_over_fp32_eager']:.2f}× | {row['relative_error']:.2g} |"
+    )
+
+
+def _verdict(reached: bool) -> str:
+    return "reached" if reached else "**missed**"

@@ -1,0 +1,98 @@
+"""docs/gpu.md shows the figures that were measured, and says missed where a goal is missed."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.benchmarks import gpu_page
+from tests.benchmarks.gpu.table import goals, table
+
+FIGURES = sorted(gpu_page.FIGURES.glob("*.json"))
+FAST = {"median_ms": 0.5, "p25_ms": 0.5, "p75_ms": 0.5, "over_compile": 0.5, "speedup_over_fp32_eager": 4.0}
+CASE: dict[str, Any] = {
+    "title": "a case",
+    "goal_over_compile": 0.9,
+    "error_limit": 0.01,
+    "best_within_error": "ours: A",
+    "contenders": {"ours: B": {"failed": "why"}, "ours: A": {**FAST, "relative_error": 0.001}},
+}
+
+
+def test_the_page_shows_the_figures() -> None:
+    assert len(FIGURES) >= 2
+    assert gpu_page.PAGE.read_text(encoding="utf-8") == gpu_page.page()
+
+
+@pytest.mark.parametrize("path", FIGURES, ids=lambda path: path.stem)
+def test_medians_and_ratios_follow_from_the_samples(path: Path) -> None:
+    for case in json.loads(path.read_text(encoding="utf-8"))["cases"].values():
+        rows = {name: row for name, row in case["contenders"].items() if "samples_ms" in row}
+        medians = {name: np.median(row["samples_ms"]) for name, row in rows.items()}
+        for name, row in rows.items():
+            compiled, eager = medians["torch.compile FP16 (reduce-overhead)"], medians["torch eager FP32"]
+            assert row["median_ms"] == pytest.approx(medians[name])
+            assert row["over_compile"] == pytest.approx(medians[name] / compiled)
+            assert row["speedup_over_fp32_eager"] == pytest.approx(eager / medians[name])
+
+
+@pytest.mark.parametrize("path", FIGURES, ids=lambda path: path.stem)
+def test_figures_name_no_folder_of_the_machine(path: Path) -> None:
+    assert not gpu_page.FOLDERS.search(path.read_text(encoding="utf-8"))
+
+
+def test_a_run_is_added_as_measured_without_its_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_page, "FIGURES", tmp_path / "figures")
+    case = copy.deepcopy(CASE)
+    case["contenders"]["ours: A"]["plan"] = "/somewhere/engine.plan"
+    case["contenders"]["ours: B"]["failed"] = "library /some/where/lib.so.1 is not there: 3.5 GB/s"
+    result = tmp_path / "benchmark.json"
+    result.write_text(json.dumps({"rounds": 3, "cases": {"encoder": case, "decode-1": CASE}}))
+    path = gpu_page.add(result, "2026-01-02")
+    assert path.name == "2026-01-02-encoder-decode-1.json"
+    added = json.loads(path.read_text())["cases"]["encoder"]["contenders"]
+    assert added["ours: A"] == CASE["contenders"]["ours: A"]
+    assert added["ours: B"] == {"failed": "library lib.so.1 is not there: 3.5 GB/s"}
+
+
+def test_goals_are_reached_by_a_variant_that_is_fast_and_near() -> None:
+    assert [said for _, said in goals(CASE)] == ["reached (ours: A: 0.50)", "reached (ours: A: 4.00×)"]
+
+
+def test_a_slow_variant_misses_both_goals() -> None:
+    case = copy.deepcopy(CASE)
+    case["contenders"]["ours: A"] |= {"over_compile": 0.91, "speedup_over_fp32_eager": 1.99}
+    assert [said for _, said in goals(case)] == ["**missed** (ours: A: 0.91)", "**missed** (ours: A: 1.99×)"]
+
+
+def test_a_fast_variant_beyond_the_error_limit_misses_both_goals() -> None:
+    case = copy.deepcopy(CASE) | {"best_within_error": None}
+    case["contenders"]["ours: A"]["relative_error"] = 0.02
+    for _, said in goals(case):
+        assert said.startswith("**missed** (ours: A: ")
+        assert "relative error of 0.02: none of ours is within the limit" in said
+
+
+def test_a_case_without_a_variant_that_ran_misses_both_goals() -> None:
+    case = copy.deepcopy(CASE) | {"best_within_error": None}
+    del case["contenders"]["ours: A"]
+    assert {said for _, said in goals(case)} == {"**missed** (no variant of ours ran)"}
+
+
+def test_a_page_without_the_marks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_page, "PAGE", tmp_path / "gpu.md")
+    gpu_page.PAGE.write_text("# On a GPU\n")
+    with pytest.raises(ValueError, match="has no place for goals"):
+        gpu_page.page()
+
+
+def test_the_table_is_sorted_by_time_and_says_why_a_variant_has_none() -> None:
+    lines = table(CASE).splitlines()
+    assert lines[4].startswith("| ours: A | 0.500 |")
+    assert lines[5].startswith("| ours: B | failed: why |")
+    assert len({line.count("|") for line in lines[2:6]}) == 1
