@@ -22,9 +22,10 @@ def specs(values: Sequence[ir.Value]) -> tuple[TensorSpec, ...]:
 def _spec(value: ir.Value) -> TensorSpec:
     if value.type is not None and not isinstance(value.type, ir.TensorType):
         raise UsageError(f"'{value.name}' is no tensor but a {type(value.type).__name__}; not supported.")
-    if value.dtype is None or value.shape is None:
+    is_untyped = value.dtype is None or value.dtype == ir.DataType.UNDEFINED
+    if value.dtype is None or is_untyped or value.shape is None:
         raise UsageError(
-            f"'{value.name}' has no {'type' if value.dtype is None else 'shape'} in the graph.",
+            f"'{value.name}' has no {'type' if is_untyped else 'shape'} in the graph.",
             hint="Run onnx.shape_inference on the file, or state it when exporting.",
         )
     shape = tuple(dim if isinstance(dim, int) else dim.value for dim in value.shape)

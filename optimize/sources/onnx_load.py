@@ -12,6 +12,7 @@ import onnx_ir as ir
 from optimize.engines.base import Progress
 from optimize.errors import UsageError
 from optimize.sources import nan
+from optimize.sources.quiet import quiet
 
 CHUNK = 1 << 22
 """Elements looked at in one go when weights are scanned for NaN."""
@@ -39,7 +40,8 @@ def load_onnx(path: Path) -> ir.Model:
     if path.stat().st_size == 0:
         raise UsageError(f"'{path.name}' is empty.")
     try:
-        model = ir.load(path, format="protobuf")
+        with quiet():  # the library prints names of a broken file as they are, terminal escapes among them
+            model = ir.load(path, format="protobuf")
     # protobuf's and onnx_ir's errors share no base class; whatever they raise, the file is the reason.
     except Exception as error:
         if type(error).__name__ == "DecodeError":
@@ -91,7 +93,10 @@ def refuse_nan(model: ir.Model, what: str, progress: Progress) -> None:
         if not tensor.dtype.is_floating_point() or tensor.dtype.bitwidth < _PACKED_BITS:
             continue
         progress("look for NaN in the weights", number, len(found))
-        flat = tensor.numpy().reshape(-1)
+        try:
+            flat = tensor.numpy().reshape(-1)
+        except (ValueError, TypeError) as error:
+            raise UsageError(f"{what}: weight '{tensor_name}' cannot be read: {_line(error)}") from error
         for start in range(0, flat.size, CHUNK):
             chunk = flat[start : start + CHUNK]
             if count := nan.count(chunk):
@@ -154,7 +159,7 @@ def _check_valid(path: Path) -> None:
 
     try:
         onnx.checker.check_model(str(path))
-    except onnx.checker.ValidationError as error:
+    except (onnx.checker.ValidationError, UnicodeDecodeError) as error:  # its message may hold the file's bytes
         text = _line(error)
         if not any(known in text for known in PUT_RIGHT):
             raise UsageError(f"'{path.name}' is not a valid ONNX model: {text}") from error

@@ -88,13 +88,17 @@ def harness(recipe: Path, kills: int, seed: int, scratch: Path) -> dict[str, Any
     wanted = artifacts(calm_output)
     assert wanted
     done = rounds = 0
+    longest = whole * 0.5
     stages: Counter[str] = Counter()
     while done < kills:
         rounds += 1
         store, output = scratch / f"store-{rounds}", scratch / f"out-{rounds}"
-        in_round = min(kills - done, 10)
-        for _ in range(in_round):
-            stages[killed_after(recipe, store, output, chance.uniform(0.2, whole * 0.6))] += 1
+        for _ in range(min(kills - done, 10)):
+            where = killed_after(recipe, store, output, chance.uniform(0.2, longest))
+            if where is None:  # it was done by then: kills must come sooner, and at a fresh store
+                longest *= 0.8
+                break
+            stages[where] += 1
             done += 1
         final = subprocess.run(command(recipe, store, output), capture_output=True, text=True, check=False)
         assert final.returncode == calm.returncode, final.stderr
@@ -111,15 +115,15 @@ def harness(recipe: Path, kills: int, seed: int, scratch: Path) -> dict[str, Any
     }
 
 
-def killed_after(recipe: Path, store: Path, output: Path, seconds: float) -> str:
-    """Start a run, kill it after `seconds`; the step it was in, "ended before" when it was done by then."""
+def killed_after(recipe: Path, store: Path, output: Path, seconds: float) -> str | None:
+    """Start a run and kill it after `seconds`; the last step it had finished, None when it was done by then."""
     with tempfile.TemporaryFile("w+") as shown:
         process = subprocess.Popen(
             command(recipe, store, output), stdout=subprocess.DEVNULL, stderr=shown, start_new_session=True
         )
         try:
             process.wait(timeout=seconds)
-            return "ended before"
+            return None
         except subprocess.TimeoutExpired:
             os.kill(process.pid, signal.SIGKILL)
             process.wait()

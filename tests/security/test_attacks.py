@@ -180,6 +180,16 @@ def test_names_from_a_model_cannot_send_terminal_escapes_or_html(folder: Path) -
         assert "<script>alert(1)" not in page.read_text()
 
 
+@pytest.mark.parametrize("command", [("check", "tiny.yaml"), ("inspect", "tiny.onnx")])
+def test_names_of_a_broken_model_cannot_send_terminal_escapes(folder: Path, command: tuple[str, str]) -> None:
+    model = onnx.load(folder / "tiny.onnx")
+    model.graph.node[1].input[0] = "\x1b]0;pwned\x07dangling"
+    onnx.save(model, folder / "tiny.onnx")
+    result = optimize(*command, cwd=folder)
+    refused(result, "dangling")
+    assert "\x1b]0" not in result.stderr + result.stdout
+
+
 def test_a_zip_bomb_is_refused_before_it_fills_memory(folder: Path) -> None:
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (1 << 36, 64)})
