@@ -115,6 +115,17 @@ def test_a_damaged_configuration_names_the_place(tmp_path: Path) -> None:
 def test_damaged_weights_are_an_error_in_one_line(llama: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text((llama / "config.json").read_text())
     (tmp_path / "model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(UsageError, match="'model.safetensors' is not a safetensors file") as caught:
+        HuggingFaceSource(path=str(tmp_path)).capture(ignore)
+    assert "\n" not in str(caught.value)
+    assert HuggingFaceSource(path=str(tmp_path)).check() == str(caught.value)
+
+
+def test_weights_of_another_model_are_an_error_in_one_line(llama: Path, tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    (tmp_path / "config.json").write_text((llama / "config.json").read_text())
+    save_file({"model.embed_tokens.weight": np.zeros((3, 3), np.float32)}, tmp_path / "model.safetensors")
     with pytest.raises(StageFailed, match="transformers cannot load") as caught:
         HuggingFaceSource(path=str(tmp_path)).capture(ignore)
     assert "\n" not in str(caught.value)
