@@ -115,7 +115,7 @@ def test_a_damaged_configuration_names_the_place(tmp_path: Path) -> None:
 def test_damaged_weights_are_an_error_in_one_line(llama: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text((llama / "config.json").read_text())
     (tmp_path / "model.safetensors").write_bytes(b"damaged")
-    with pytest.raises(UsageError, match="'model.safetensors' is not a safetensors file") as caught:
+    with pytest.raises(UsageError, match=r"'model.safetensors' is not a safetensors file") as caught:
         HuggingFaceSource(path=str(tmp_path)).capture(ignore)
     assert "\n" not in str(caught.value)
     assert HuggingFaceSource(path=str(tmp_path)).check() == str(caught.value)
