@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from optimize.facts import Environment
+from optimize.targets import loading
 
 REPORTED = (
     "model-optimize",
@@ -28,17 +29,6 @@ REPORTED = (
     "tensorrt-rtx",
     "onnx-graphsurgeon",
     "polygraphy",
-)
-_INSTRUCTIONS = (
-    "avx2",
-    "avx512f",
-    "avx512_vnni",
-    "avx_vnni",
-    "avx512_bf16",
-    "amx_int8",
-    "amx_bf16",
-    "asimddp",
-    "i8mm",
 )
 
 
@@ -65,9 +55,7 @@ def processor() -> tuple[str, tuple[str, ...]]:
         return platform.processor() or platform.machine(), ()
     fields = dict(line.split(":", 1) for line in reversed(lines) if ":" in line)
     names = {key.strip(): value.strip() for key, value in fields.items()}
-    flags = set((names.get("flags") or names.get("Features") or "").split())
-    name = names.get("model name") or platform.machine()
-    return name, tuple(item for item in _INSTRUCTIONS if item in flags)
+    return names.get("model name") or platform.machine(), loading.cpu_instructions()
 
 
 @functools.cache

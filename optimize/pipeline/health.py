@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 from optimize.engines import registry
 from optimize.facts import Environment, Fact
 
 _FLOORS = {"onnx": (1, 20), "onnxruntime": (1, 24), "onnxscript": (0, 7), "onnx-ir": (1, 1), "torch": (2, 11)}
+
+_LEAST_DRIVER = {12: (525, 60), 13: (580, 65)}
+"""Oldest Linux driver per CUDA major version (CUDA Toolkit release notes, minor version compatibility)."""
 
 
 class Finding(Fact):
@@ -55,6 +60,7 @@ def examine(here: Environment, target: str | None) -> tuple[Finding, ...]:
                 remedy="pip uninstall onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu",
             )
         )
+    findings.extend(_driver(here))
     for kind in registry.kinds():
         problem = registry.create({"kind": kind}).check()
         findings.append(
@@ -67,6 +73,32 @@ def examine(here: Environment, target: str | None) -> tuple[Finding, ...]:
     if target is not None:
         findings.extend(_against(here, target))
     return tuple(findings)
+
+
+def _driver(here: Environment) -> list[Finding]:
+    """The driver against the CUDA that torch and TensorRT were built for."""
+    drivers = [match.group(1) for device in here.devices if (match := re.search(r"driver ([\d.]+)", device))]
+    if not drivers:
+        return []
+    findings = []
+    built_for: dict[int, list[str]] = {}
+    for name, version in here.libraries.items():
+        if match := re.search(r"\+cu(\d\d)", version):
+            built_for.setdefault(int(match.group(1)), []).append(f"{name} {version}")
+    for major, names in sorted(built_for.items()):
+        least = _LEAST_DRIVER.get(major)
+        if least is not None and _numbers(drivers[0])[:2] < least:
+            wanted = ".".join(map(str, least))
+            what = f"driver {drivers[0]} is older than CUDA {major} needs ({wanted}), for {', '.join(names)}"
+            findings.append(Finding(what=what, ok=False, remedy=f"install NVIDIA driver {wanted} or newer"))
+    if len(built_for) > 1:
+        what = "built for different CUDA versions: " + "; ".join(", ".join(names) for names in built_for.values())
+        findings.append(Finding(what=what, ok=False, remedy="install all of them for one CUDA version"))
+    torch = here.libraries.get("torch", "")
+    if torch.endswith("+cpu"):
+        what = f"torch {torch} is a CPU build on a machine with a GPU: the original is timed on the CPU"
+        findings.append(Finding(what=what, ok=False, optional=True, remedy="install torch's CUDA build"))
+    return findings
 
 
 def _against(here: Environment, target: str) -> list[Finding]:
