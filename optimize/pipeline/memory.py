@@ -12,7 +12,9 @@ _PERIOD_S = 0.02
 
 
 class AnonymousPeak:
-    """Samples the process's anonymous memory while it is entered.
+    """Samples the process's anonymous memory while it is entered, every 20 ms.
+
+    A peak that comes and goes while one call holds the interpreter's lock can be missed.
 
     Attributes:
         peak_bytes: The highest value seen; None where the platform does not tell.

@@ -44,7 +44,9 @@ def run(stage: Stage, tmp_path: Path) -> child.Outcome:
 
 
 def test_a_step_gives_its_facts_and_its_peak_memory(stage, tmp_path: Path) -> None:
-    outcome = run(stage("x = bytearray(300_000_000)\nreturn {'n': payload['n'] + 1}"), tmp_path)
+    outcome = run(
+        stage("import time\nx = bytearray(300_000_000)\ntime.sleep(0.5)\nreturn {'n': payload['n'] + 1}"), tmp_path
+    )
     assert outcome.facts == {"n": 3}
     assert outcome.peak_anonymous_bytes is not None
     assert 300_000_000 < outcome.peak_anonymous_bytes < 600_000_000
