@@ -5,6 +5,9 @@ only the sub-graphs run: floats that carry activations are drawn afresh (a model
 nearly equal activations, which would hide a wrong scale), while integers, booleans and masks keep the
 values they really had.
 
+A rewrite in 16-bit floats may also equal the old sub-graph run one operator at a time (`passes.stepwise`): engines
+keep more digits between operators than the standard says, and a fused operator may not.
+
 Of rewrites that are alike (`passes.alike`: they can differ in the numbers of large weights only, which both
 sides read) the first and the last are checked, each with its own weights; when either fails, every one is.
 """
@@ -23,6 +26,7 @@ from passes import trial
 from passes.base import PassContext
 from passes.cut import Cut, ancestors, clone, weight, weight_clone
 from passes.draft import Draft
+from passes.stepwise import is_rounded, run_stepwise
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -270,9 +274,35 @@ def _judge(model: ir.Model, cases: Sequence[_Case], context: PassContext) -> lis
     for case in cases:
         expected = [old[f"{value.name}_old"] for value in case.old_outputs] or list(case.known.values())
         found = [new[f"{value.name}_new"] for value in case.new_outputs]
-        pairs = (difference(left, right) for left, right in zip(expected, found, strict=True))
-        faults.append(next((fault for fault in pairs if fault is not None), None))
+        fault = _first(expected, found)
+        if (
+            fault is not None
+            and case.old_outputs
+            and is_rounded(case.inputs)
+            and _stands(model, case, found, context)
+        ):
+            fault = None
+        faults.append(fault)
     return faults
+
+
+def _first(expected: Sequence[Array], found: Sequence[Array]) -> str | None:
+    """The first difference between two lists of arrays, or None."""
+    pairs = (difference(left, right) for left, right in zip(expected, found, strict=True))
+    return next((fault for fault in pairs if fault is not None), None)
+
+
+def _stands(model: ir.Model, case: _Case, found: Sequence[Array], context: PassContext) -> bool:
+    """Whether the new values are what the old nodes give when each rounds its result, as the standard says.
+
+    Together the engine may have run them with more digits, and where rounding decides both are right.
+    """
+    assert context.run is not None
+    try:
+        known = run_stepwise(case.old_nodes, case.inputs, case.weights, model, context.run)
+    except Exception:  # whatever the engine behind the runner raises; the difference found before stays
+        return False
+    return _first([known[str(value.name)] for value in case.old_outputs], found) is None
 
 
 def _model(model: ir.Model, cases: Sequence[_Case], *, old: bool) -> ir.Model:
