@@ -176,6 +176,10 @@ class Pass(pydantic.BaseModel, abc.ABC):
         """Why this pass with these options cannot serve `target` (with what to use instead), or None."""
         return None
 
+    def missing(self) -> str | None:
+        """How to install what these options need and is not here, or None."""
+        return None
+
     @abc.abstractmethod
     def apply(self, model: ir.Model, context: PassContext) -> PassResult:
         """Change `model` in place.

@@ -74,6 +74,8 @@ def plan(
     for item in recipe.passes:
         built = registry.find(item.name)(**item.options)
         needs_calibration |= built.requires_calibration()
+        if absent := built.missing():
+            problems.append(BackendMissing(f"{item.name}: {absent}"))
         refusal = built.check(target)
         if refusal:
             problems.append(UsageError(f"{item.name}: {refusal}"))
