@@ -38,7 +38,7 @@ def _requirements(report: Report) -> str:
 _PROLOGUE = """\
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
-: "${SOURCES:?Set SOURCES to the folder that the recipe's paths start from (its line 'base:').}"
+: "${SOURCES:?Set SOURCES to the folder that the recipe's paths start from, such as recipes.}"
 out=${OUT:-$PWD/reproduced}
 mkdir -p "$out"
 # The recipe names its folder in one line; everything else in it is as it was.

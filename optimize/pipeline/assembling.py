@@ -14,7 +14,7 @@ from optimize.version import __version__
 
 def report(steps: Steps, *, started_at: str, command: str) -> Report:
     """The report of what was done, whole or not."""
-    resolved = outputs.resolved_recipe(steps.recipe, steps.recipe.base)
+    resolved = outputs.resolved_recipe(steps.recipe)
     source: dict[str, Any] = {}
     if steps.capture is not None:
         source = {

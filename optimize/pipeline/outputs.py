@@ -101,18 +101,20 @@ def judged(run: Measured) -> tuple[GateResult, ...]:
     return gates.judge(run.recipe.gates, figures, speedups)
 
 
-def resolved_recipe(recipe: Recipe, beside: Path) -> str:
-    """The resolved recipe's YAML text, its paths reachable from the folder `beside`."""
+def resolved_recipe(recipe: Recipe) -> str:
+    """The resolved recipe's YAML text, the same wherever it is written to."""
     from optimize.recipe import resolving
 
-    return resolving.resolve(recipe, beside=beside)
+    return resolving.resolve(recipe)
 
 
 def write_report(report: Report, recipe: Recipe, output: Path) -> None:
-    """Write the resolved recipe and every view of the report."""
+    """Write the resolved recipe, where its paths start from, and every view of the report."""
+    from optimize.recipe import resolving
     from optimize.report import writing
 
-    files.write_atomically(output / "recipe.resolved.yaml", resolved_recipe(recipe, output).encode())
+    files.write_atomically(output / "recipe.resolved.yaml", resolved_recipe(recipe).encode())
+    files.write_atomically(output / resolving.BASE_FILE, f"{resolving.base_from(recipe, output)}\n".encode())
     writing.write(report, output)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
+from typing import Any
 
 from optimize.errors import UsageError
 from optimize.recipe.engine_section import ENGINE, in_full
@@ -14,6 +15,8 @@ from optimize.recipe.nodes import Node, read
 
 EXTENDS = "extends"
 BASE = "base"
+NAMED_IN = "file"
+"""`base: {file: NAME}`: the folder is the first line of a file beside the recipe."""
 
 
 def compose(path: Path, faults: Faults) -> Node:
@@ -96,10 +99,25 @@ class _Composer:
         base = node.mapping.get(BASE)
         if base is None:
             return node
-        if not isinstance(base.value, str):
+        folder = self._named_folder(base) if set(base.mapping) == {NAMED_IN} else base.value
+        if isinstance(folder, str):
+            return _moved(node, node.place.folder / folder)
+        if folder is not None:
             self.faults.add((BASE,), f"expected a folder, got {base.kind()}", base.place)
-            return node
-        return _moved(node, node.place.folder / base.value)
+        return node
+
+    def _named_folder(self, base: Node) -> Any:
+        """The folder in the first line of the file that `base: {file: NAME}` names; None when it is not there."""
+        name = base.mapping[NAMED_IN].value
+        if not isinstance(name, str):
+            return name
+        file = base.place.folder / name
+        try:
+            return file.read_text(encoding="utf-8").partition("\n")[0].strip() or "."
+        except (OSError, UnicodeDecodeError):
+            what = f"there is no readable file '{file}' that names the folder; write the folder here instead"
+            self.faults.add((BASE,), what, base.place)
+            return None
 
 
 def _moved(node: Node, folder: Path) -> Node:

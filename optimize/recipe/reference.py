@@ -53,7 +53,8 @@ mapping with another `kind` replaces the one below. `null` takes a section or a 
 `${name}` keeps the variable's type; `$${` stands for a plain `${`. They do not work in `extends`.
 
 A relative path starts from the folder of the file that says it; a path given by `--set` starts from the working
-folder. `base: folder` moves that starting point for one file: the resolved recipe, which lies in the output folder,
+folder. `base: folder` moves that starting point for one file, and `base: {file: recipe.base}` to the folder that a
+file beside it names: the resolved recipe, which is the same bytes in whichever output folder it lies,
 uses it to reach its files. `output` alone starts from the working folder. What stands under `arguments` is handed
 to your function as it is.
 

@@ -8,12 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
+from optimize.recipe.merging import NAMED_IN
 from optimize.recipe.model import Recipe
 from optimize.recipe.variables import escaped
 
 HEADER = "# The recipe as it ran: bases merged, variables replaced, every default written out.\n"
+
+BASE_FILE = "recipe.base"
+"""Lies beside a resolved recipe and names, in one line, the folder that its paths start from."""
 
 
 def resolve(recipe: Recipe, *, beside: Path | None = None) -> str:
@@ -24,12 +29,11 @@ def resolve(recipe: Recipe, *, beside: Path | None = None) -> str:
 
     Args:
         recipe: A recipe as loaded.
-        beside: The folder that the text will be written to; `base:` is written relative to it. Without it,
-            relative to the working folder.
+        beside: The folder that the text will be written to; `base:` is written relative to it. Without it the
+            text is the same wherever it will lie: `base:` points to a file `recipe.base` beside it.
     """
-    base = os.path.relpath(recipe.base, beside if beside is not None else Path.cwd())
     data: dict[str, Any] = {"schema_version": recipe.schema_version, "name": recipe.name}
-    data["base"] = Path(base).as_posix()
+    data["base"] = _named_in_file() if beside is None else base_from(recipe, beside)
     for key, value in recipe.model_dump(mode="json").items():
         if key == "passes":
             value = [{item["name"]: item["options"]} for item in value]
@@ -43,11 +47,24 @@ def resolve(recipe: Recipe, *, beside: Path | None = None) -> str:
     return HEADER + text.getvalue()
 
 
+def base_from(recipe: Recipe, folder: Path) -> str:
+    """The recipe's base as a path that starts from `folder`."""
+    return Path(os.path.relpath(recipe.base, folder)).as_posix()
+
+
+def _named_in_file() -> CommentedMap:
+    named = CommentedMap({NAMED_IN: BASE_FILE})
+    named.fa.set_flow_style()  # one line, so that a script can replace it
+    return named
+
+
 def _represent_null(representer: Any, _: None) -> Any:
     return representer.represent_scalar("tag:yaml.org,2002:null", "null")
 
 
 def _escaped(value: Any) -> Any:
+    if isinstance(value, CommentedMap):
+        return value
     if isinstance(value, dict):
         return {_quoted(key): _escaped(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -41,7 +41,18 @@ def json_schema() -> Schema:
             "description": "Recipes that this one is laid over, by file name.",
             "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
         },
-        "base": {"type": "string", "description": "Folder that relative paths here start from."},
+        "base": {
+            "description": "Folder that relative paths here start from, or a file beside this one that names it.",
+            "anyOf": [
+                {"type": "string"},
+                {
+                    "type": "object",
+                    "properties": {"file": {"type": "string"}},
+                    "required": ["file"],
+                    "additionalProperties": False,
+                },
+            ],
+        },
         "variables": {"type": "object", "description": "Values for ${name}; --set name=value wins."},
         "source": _kinds(SOURCES, "source", definitions),
         "target": {"description": "The device to optimise for.", "enum": list(_targets())},

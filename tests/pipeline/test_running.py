@@ -75,6 +75,17 @@ def test_the_resolved_recipe_gives_the_same_artifacts(folder: Path) -> None:
     assert {item["label"]: item["sha256"] for item in second["artifacts"]} == first
 
 
+def test_the_resolved_recipe_is_the_same_bytes_in_any_output_folder(folder: Path) -> None:
+    import hashlib
+
+    run(folder)
+    near = (folder / "out" / "recipe.resolved.yaml").read_bytes()
+    assert report(folder)["recipe_sha256"] == hashlib.sha256(near).hexdigest()
+    again = optimize("run", "tiny.yaml", "--store", "store", "-o", "deep/er/out", cwd=folder)
+    assert again.returncode == 0, again.stderr
+    assert (folder / "deep" / "er" / "out" / "recipe.resolved.yaml").read_bytes() == near
+
+
 def test_a_changed_model_is_computed_again(folder: Path) -> None:
     run(folder)
     tiny.write_model(folder / "tiny.onnx", seed=1)

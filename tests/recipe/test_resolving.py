@@ -6,11 +6,13 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from optimize.errors import RecipeError
 from optimize.recipe.reading import from_data, load
-from optimize.recipe.resolving import resolve
+from optimize.recipe.resolving import BASE_FILE, base_from, resolve
 
 Write = Callable[..., Path]
 
@@ -35,6 +37,30 @@ def test_it_runs_again_from_another_folder(write: Write, tmp_path: Path) -> None
     assert again.model_dump() == recipe.model_dump()
     assert again.base.resolve() == recipe.base.resolve()
     assert resolve(again, beside=beside) == resolve(recipe, beside=beside)
+
+
+def test_it_is_the_same_bytes_wherever_it_will_lie_and_still_finds_its_files(write: Write, tmp_path: Path) -> None:
+    write(BASE, "lib/base.yaml")
+    recipe = load(write("extends: ../lib/base.yaml\ngates: {size.max: 40MB}\n", "recipes/r.yaml", whole=True))
+    text = resolve(recipe)
+    assert "\nbase: {file: recipe.base}\n" in text
+    for folder in (tmp_path / "near", tmp_path / "far" / "away" / "r"):
+        folder.mkdir(parents=True)
+        (folder / "recipe.resolved.yaml").write_text(text)
+        (folder / BASE_FILE).write_text(base_from(recipe, folder) + "\n")
+        again = load(folder / "recipe.resolved.yaml")
+        assert again.base.resolve() == recipe.base.resolve()
+        assert again.model_dump() == recipe.model_dump()
+        assert resolve(again) == text
+
+
+def test_without_the_file_that_names_the_folder_it_says_what_to_write(write: Write, tmp_path: Path) -> None:
+    (tmp_path / "moved.yaml").write_text(resolve(load(write(BASE, whole=True))))
+    with pytest.raises(RecipeError, match=r"moved.yaml:4:7: base: there is no readable file .*write the folder"):
+        load(tmp_path / "moved.yaml")
+    (tmp_path / "moved.yaml").write_text("source: {kind: onnx, path: m.onnx}\nbase: {fille: x}\n")
+    with pytest.raises(RecipeError, match="base: expected a folder, got a mapping"):
+        load(tmp_path / "moved.yaml")
 
 
 def test_it_names_no_folder_of_the_machine(write: Write, tmp_path: Path) -> None:
