@@ -6,8 +6,10 @@ python build_one.py JOB.json      # writes RESULT.json and outputs.npz beside it
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +55,17 @@ def main(job_path: Path) -> None:
         write(folder, result)
         times = session.layer_times(feeds, runs=5)
         result["slowest_layers_ms"] = dict(sorted(times.items(), key=lambda item: -item[1])[:12])
+        result["kinds_of_layers_ms"] = by_kind(times)
         write(folder, result)
+
+
+def by_kind(times: Mapping[str, float]) -> dict[str, float]:
+    """Layer times summed over layers whose names differ in numbers alone, the largest first: a block's profile."""
+    sums: dict[str, float] = {}
+    for name, milliseconds in times.items():
+        kind = re.sub(r"\d+", "#", re.sub(r"_myl\d+_\d+$", "", name))
+        sums[kind] = sums.get(kind, 0.0) + milliseconds
+    return dict(sorted(sums.items(), key=lambda item: -item[1])[:20])
 
 
 def write(folder: Path, result: dict[str, Any]) -> None:

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import torch
+from style import Style
 from torch import Tensor, nn
 from torch.nn import functional
+
+
+def _gelu(x: Tensor, how: str) -> Tensor:
+    if how == "erf":
+        return 0.5 * x * (1.0 + torch.erf(x * 0.5**0.5))
+    return functional.gelu(x, approximate="tanh" if how == "tanh" else "none")
 
 
 class EncoderLayer(nn.Module):
@@ -18,14 +25,19 @@ class EncoderLayer(nn.Module):
         self.out = nn.Linear(width, width)
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, style: Style, shape: tuple[int, int]) -> Tensor:
         h = self.norm1(x)
-        parts = (
-            layer(h).unflatten(-1, (self.heads, -1)).transpose(1, 2) for layer in (self.query, self.key, self.value)
-        )
+        layers = (self.query, self.key, self.value)
+        if style.merged:
+            weight = torch.cat([layer.weight for layer in layers])
+            bias = torch.cat([layer.bias for layer in layers])
+            products = functional.linear(h, weight, bias).chunk(3, -1)
+        else:
+            products = tuple(layer(h) for layer in layers)
+        parts = [product.reshape(*shape, self.heads, -1).transpose(1, 2) for product in products]
         attended = functional.scaled_dot_product_attention(*parts)
-        x = x + self.out(attended.transpose(1, 2).flatten(2))
-        return x + self.down(functional.gelu(self.up(self.norm2(x))))
+        x = x + self.out(attended.transpose(1, 2).reshape(x.shape))
+        return x + self.down(_gelu(self.up(self.norm2(x)), style.gelu))
 
 
 class Encoder(nn.Module):
@@ -33,13 +45,16 @@ class Encoder(nn.Module):
 
     def __init__(self, width: int = 768, heads: int = 12, depth: int = 12) -> None:
         super().__init__()
+        self.style = Style()
         self.layers = nn.ModuleList(EncoderLayer(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor) -> Tensor:
+        batch, tokens, width = x.shape
+        h = x.reshape(-1, width) if self.style.flat else x
         for layer in self.layers:
-            x = layer(x)
-        return self.norm(x)
+            h = layer(h, self.style, (batch, tokens))
+        return self.norm(h).reshape(x.shape)
 
 
 class RMSNorm(nn.Module):

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import onnx_ir as ir
+from style import Style
 
 from passes import registry
 from passes.base import PassContext
@@ -25,6 +26,7 @@ class Variant:
         needs_plugins: Whether it takes layers from a plugin library.
         options: Of the engine.
         opset: Opset to export at, or the exporter's own choice.
+        style: How an encoder is spelt before it is exported.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Variant:
     needs_plugins: bool = False
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     opset: int | None = None
+    style: Style | None = None
 
 
 PLAIN = Variant("TensorRT-RTX, plain export", ())
@@ -41,41 +44,52 @@ CURRENT = {"compute_capabilities": ("current",)}
 PLAIN_HERE = Variant("TensorRT-RTX, plain export, built for this GPU", (), options=CURRENT)
 CLEAN: tuple[Step, ...] = (("clean", {}),)
 FUSED: tuple[Step, ...] = (*CLEAN, ("fuse", {}))
-CONVOLUTIONS: tuple[Step, ...] = (*CLEAN, ("fuse.conv_batch_norm", {}), ("fuse.conv_bias", {}))
 
 
 def _int4(block: int, **more: Any) -> Step:
     return ("quantize.int4", {"block_size": block, **more})
 
 
-def _planes(block: int, form: str) -> Step:
-    return ("quantize.int4_planes", {"block_size": block, "form": form})
-
-
-_NBITS = {"form": "matmulnbits", "accuracy_level": 0}
-
 ENCODER = (
-    Variant("ours: clean, fuse", FUSED),
-    Variant("ours: clean, fuse, built for this GPU", FUSED, options=CURRENT),
     Variant("ours: clean", CLEAN),
-    Variant("ours: clean, built for this GPU", CLEAN, options=CURRENT),
+    Variant("ours: clean, fuse", FUSED),
+    Variant("ours: clean, QKV merged", (*CLEAN, ("fuse.qkv_merge", {}))),
+    Variant("spelt flat", CLEAN, style=Style(flat=True)),
+    Variant("spelt flat, QKV merged", CLEAN, style=Style(flat=True, merged=True)),
+    Variant("spelt flat, attention fused", FUSED, style=Style(flat=True)),
+    Variant("spelt with QKV merged", CLEAN, style=Style(merged=True)),
+    Variant("spelt with GELU by Erf in FP16", CLEAN, style=Style(gelu="erf")),
+    Variant("spelt with GELU by Tanh", CLEAN, style=Style(gelu="tanh")),
+    Variant("spelt flat, QKV merged, GELU by Tanh", CLEAN, style=Style(flat=True, merged=True, gelu="tanh")),
 )
 DECODE = (
+    Variant("ours: clean", CLEAN),
     Variant("ours: clean, fuse", FUSED),
     Variant("ours: INT4 block 128", (*CLEAN, _int4(128))),
     Variant("ours: INT4 block 128, built for this GPU", (*CLEAN, _int4(128)), options=CURRENT),
-    Variant("ours: INT4 block 32", (*CLEAN, _int4(32))),
-    Variant("ours: INT4 block 128, plugin", (*CLEAN, _int4(128, **_NBITS)), needs_plugins=True),
-    Variant("ours: INT4 block 32, plugin", (*CLEAN, _int4(32, **_NBITS)), needs_plugins=True),
-    Variant("ours: two INT4 planes block 128", (*CLEAN, _planes(128, "standard"))),
-    Variant("ours: two INT4 planes block 128, plugin", (*CLEAN, _planes(128, "matmulnbits")), needs_plugins=True),
-    Variant("ours: two INT4 planes block 32, plugin", (*CLEAN, _planes(32, "matmulnbits")), needs_plugins=True),
+    Variant("ours: INT4 block 256", (*CLEAN, _int4(256))),
+    Variant(
+        "ours: INT4 block 128, plugin",
+        (*CLEAN, _int4(128, form="matmulnbits", accuracy_level=0)),
+        needs_plugins=True,
+    ),
 )
+SPACE_TO_DEPTH: Step = ("surgery.stem_space_to_depth", {})
+
+
+def _padded(multiple: int) -> Step:
+    return ("surgery.pad_channels", {"multiple": multiple})
+
+
 RESNET = (
     Variant("ours: clean, fuse", FUSED),
-    Variant("ours: clean, fuse, built for this GPU", FUSED, options=CURRENT),
-    Variant("ours: clean, convolutions", CONVOLUTIONS),
-)
+    Variant("ours: stem on blocks", (*FUSED, SPACE_TO_DEPTH)),
+    Variant("ours: stem on blocks, 16 channels", (*FUSED, SPACE_TO_DEPTH, _padded(16))),
+    Variant("ours: stem on blocks, built for this GPU", (*FUSED, SPACE_TO_DEPTH), options=CURRENT),
+    Variant("ours: stem on 4 channels", (*FUSED, _padded(4))),
+    Variant("ours: stem on 8 channels", (*FUSED, _padded(8))),
+    Variant("ours: stem on 16 channels", (*FUSED, _padded(16))),
+)  # fmt: skip
 
 
 def apply(variant: Variant, model: ir.Model, target: Target, scratch: str) -> list[str]:
