@@ -1,8 +1,9 @@
 """What a run will need, before it starts: time, memory and disk of each step, and a refusal of what cannot fit.
 
 Weights are counted from the headers of the files, never read. The passes' work is learned by trying it
-(`weights_ahead`), the machine's speed by measuring it (`machine_speed`). The constants below are what is left;
-they were measured with `python -m tests.reliability.scale`, which also checks them; see docs/reliability.md.
+(`weights_ahead`), the machine's speed by measuring it (`machine_speed`). The constants below are what is left:
+medians of single steps timed on an idle machine with two cores. `python -m tests.reliability.scale` sets estimates
+beside what runs then took; see docs/reliability.md.
 """
 
 from __future__ import annotations

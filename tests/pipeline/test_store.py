@@ -134,11 +134,11 @@ def _compute_or_reuse(root: str, log: str) -> None:
             store.publish(KEY, "s", workspace, facts={}, inputs={}, record={}, dependencies={})
 
 
-def test_of_six_processes_that_want_one_key_one_computes(tmp_path: Path) -> None:
+def test_of_ten_processes_that_want_one_key_one_computes(tmp_path: Path) -> None:
     log = tmp_path / "log"
     context = multiprocessing.get_context("spawn")
     processes = [
-        context.Process(target=_compute_or_reuse, args=(str(tmp_path / "store"), str(log))) for _ in range(6)
+        context.Process(target=_compute_or_reuse, args=(str(tmp_path / "store"), str(log))) for _ in range(10)
     ]
     for process in processes:
         process.start()

@@ -1,7 +1,8 @@
-"""Runs a recipe with several thread counts and hash seeds: `python -m tests.reliability.determinism`.
+"""Runs a recipe with several thread counts and hash seeds: `python -m tests.reliability.determinism RECIPE …`.
 
 Every artifact must be the same bytes each time, in folders of different names; what comes after the build writes
-none. Writes `docs/reliability/determinism.json`.
+none. Writes `docs/reliability/determinism.json`. For two machines, `--digests FILE` on the first writes what it
+made and on what, and `--against FILE` on the second compares.
 """
 
 from __future__ import annotations
@@ -9,48 +10,119 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import subprocess
 import tempfile
+from collections.abc import Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from tests.reliability import crash
+from tests.support import tiny
+
+Digests = dict[str, dict[str, str]]
+"""Recipe → artifact → sha256."""
 
 RESULT = Path("docs/reliability/determinism.json")
+GENERATED = {
+    "perceptron-int8-static": "quantize.int8: {activations: static}",
+    "perceptron-int4": "quantize.int4: {block_size: 32}",
+    "perceptron-fp16": "cast.fp16",
+}
 VARIANTS = ({"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "1"}, {"OMP_NUM_THREADS": "2", "PYTHONHASHSEED": "2"})
 
 
 def compare(recipe: Path, scratch: Path) -> dict[str, Any]:
     """Run the recipe once per variant, nothing shared; which artifacts are the same bytes and which are not."""
-    found = []
-    for number, variant in enumerate(VARIANTS):
-        folder = scratch / f"run-{number}"  # the same depth: a resolved recipe tells its files' way from itself
-        folder.mkdir(parents=True)
-        result = subprocess.run(
-            [*crash.command(recipe.resolve(), folder / "store", folder / "out"), "--until", "build"],
-            env={**os.environ, **variant},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if result.returncode not in (0, 1):
-            raise SystemExit(result.stderr)
-        found.append(crash.artifacts(folder / "out"))
+    found = [made(recipe, scratch / f"run-{number}", variant) for number, variant in enumerate(VARIANTS)]
     names = sorted({name for item in found for name in item})
     return {
         "recipe": recipe.name,
+        "between": "1 and 2 threads, two hash seeds, two folders",
         "same": [name for name in names if len({item.get(name) for item in found}) == 1],
         "different": [name for name in names if len({item.get(name) for item in found}) > 1],
     }
 
 
+def made(recipe: Path, folder: Path, variant: Mapping[str, str]) -> dict[str, str]:
+    """Run the recipe in an empty folder; sha256 of every artifact.
+
+    Raises:
+        SystemExit: When the run fails.
+    """
+    folder.mkdir(parents=True)
+    result = subprocess.run(
+        [*crash.command(recipe.resolve(), folder / "store", folder / "out"), "--until", "build"],
+        env={**os.environ, **variant},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if result.returncode not in (0, 1):
+        raise SystemExit(result.stderr)
+    return crash.artifacts(folder / "out")
+
+
+def generated(folder: Path) -> list[Path]:
+    """Recipes that need no other package: a perceptron with random weights, in integers and in low precision."""
+    found = []
+    for name, lines in GENERATED.items():
+        place = folder / name
+        place.mkdir()
+        tiny.write_model(place / "tiny.onnx", width=256)
+        text = tiny.RECIPE.replace("name: tiny", f"name: {name}").replace("  - ${passes}", f"  - fuse\n  - {lines}")
+        found.append(place / f"{name}.yaml")
+        found[-1].write_text(text + "calibration: {data: random, samples: 32}\n")
+    return found
+
+
+def digests(recipes: Sequence[Path]) -> Digests:
+    """sha256 of every artifact of every recipe, as this machine makes them."""
+    with tempfile.TemporaryDirectory() as scratch:
+        return {recipe.name: made(recipe, Path(scratch) / recipe.stem, {}) for recipe in recipes}
+
+
+def beside(
+    ours: dict[str, dict[str, str]], theirs: dict[str, dict[str, str]], machines: str
+) -> list[dict[str, Any]]:
+    """Which artifacts two machines made alike."""
+    return [
+        {
+            "recipe": recipe,
+            "between": machines,
+            "same": sorted(name for name in made if made[name] == theirs[recipe].get(name)),
+            "different": sorted({*made, *theirs[recipe]} - {n for n in made if made[n] == theirs[recipe].get(n)}),
+        }
+        for recipe, made in ours.items()
+        if recipe in theirs
+    ]
+
+
+def machine() -> str:
+    """Processor and the versions that artifacts depend on."""
+    model = Path("/proc/cpuinfo").read_text().partition("model name\t: ")[2].partition("\n")[0]
+    packages = ", ".join(f"{name} {metadata.version(name)}" for name in ("numpy", "onnxruntime", "onnx", "onnx-ir"))
+    return f"{model or platform.machine()}, Python {platform.python_version()}, {packages}"
+
+
 def main() -> None:
     """Run and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("recipes", type=Path, nargs="*", default=[crash.RECIPE])
+    parser.add_argument("recipes", type=Path, nargs="*", help="Beside the generated ones.")
+    parser.add_argument("--digests", type=Path, help="Only run once and write the artifacts' digests here.")
+    parser.add_argument("--against", type=Path, help="Also compare with the digests that another machine wrote.")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        facts = [compare(recipe, Path(scratch) / recipe.stem) for recipe in given.recipes]
+        recipes = [*given.recipes, *generated(Path(scratch))]
+        if given.digests:
+            made_here = {"machine": machine(), "digests": digests(recipes)}
+            given.digests.write_text(json.dumps(made_here, indent=2) + "\n")
+            return
+        facts = [compare(recipe, Path(scratch) / f"{recipe.stem}-runs") for recipe in recipes]
+        if given.against:
+            other = json.loads(given.against.read_text())
+            facts += beside(digests(recipes), other["digests"], f"{machine()}; {other['machine']}")
     RESULT.parent.mkdir(parents=True, exist_ok=True)
     RESULT.write_text(json.dumps(facts, indent=2) + "\n")
 

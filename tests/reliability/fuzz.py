@@ -2,7 +2,8 @@
 
 A case passes when the file is taken, or refused by one of this project's errors: exit code 2 or 4, a short
 message, within ten seconds and two gigabytes. Anything else (another exception, a hang, a dead process) is a
-failure; its input is kept. Writes `docs/reliability/fuzz.json`. With `--atheris NAME`, coverage guides the inputs.
+failure; its input is kept. Writes `docs/reliability/fuzz.json`. With `--guided SECONDS`, atheris lets coverage
+guide the inputs of each reader for so long; writes `docs/reliability/guided.json`.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import resource
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -32,6 +35,7 @@ import onnx
 from tests.support import tiny
 
 RESULT = Path("docs/reliability/fuzz.json")
+GUIDED = Path("docs/reliability/guided.json")
 SECONDS = 10
 MEMORY_BYTES = 2_000_000_000
 LONGEST_MESSAGE = 4_000
@@ -313,22 +317,53 @@ def fuzz(
         return [failure for found in pool.map(share, range(0, cases, chunk)) for failure in found]
 
 
-def guided(name: str, arguments: list[str]) -> None:
-    """Let coverage guide the inputs of one reader (libFuzzer's arguments apply)."""
+def guided(name: str, corpus: str, seconds: int) -> None:
+    """Let coverage guide the inputs of one reader, in this process, which ends with it."""
     import atheris
 
     reader = READERS[name]()
-    folder = Path(tempfile.mkdtemp())
+    folder = Path(tempfile.mkdtemp(dir=corpus))
+    for number, seed in enumerate(reader.seeds):
+        (Path(corpus) / f"seed-{number}").write_bytes(seed)
+
+    def too_late(*_: object) -> None:
+        raise TimeoutError
 
     def one(data: bytes) -> None:
         problem = judge(reader, data, folder)
         if problem:
             raise AssertionError(problem)
 
-    signal.signal(signal.SIGALRM, lambda *_: (_ for _ in ()).throw(TimeoutError()))
+    signal.signal(signal.SIGALRM, too_late)
     atheris.instrument_all()
-    atheris.Setup([sys.argv[0], *arguments], one)
+    limits = [
+        f"-max_total_time={seconds}",
+        f"-rss_limit_mb={MEMORY_BYTES >> 20}",
+        f"-artifact_prefix={corpus}/failed-",
+    ]
+    atheris.Setup([sys.argv[0], *limits, "-verbosity=1", corpus], one)
     atheris.Fuzz()
+
+
+def guide(name: str, seconds: int) -> dict[str, Any]:
+    """Run `guided` in a process of its own; how many inputs, how much code they reached, and what failed."""
+    with tempfile.TemporaryDirectory() as corpus:
+        command = [sys.executable, "-m", "tests.reliability.fuzz", "--atheris", name, corpus, str(seconds)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, errors="replace")
+        failed = [path.read_bytes().hex() for path in sorted(Path(corpus).glob("failed-*"))]
+    inputs = re.findall(r"^#(\d+)", done.stderr, re.MULTILINE)
+    covered = re.findall(r"cov: (\d+)", done.stderr)
+    if done.returncode != 0:
+        sys.stderr.write(f"{name}: {done.stderr[-2000:]}\n")
+    return {
+        "reader": name,
+        "inputs": int(inputs[-1]) if inputs else 0,
+        "first_covered": int(covered[0]) if covered else None,
+        "covered": int(covered[-1]) if covered else None,
+        "failures": len(failed) or int(done.returncode != 0),
+        "seconds": seconds,
+        "failed_inputs": failed,
+    }
 
 
 def main() -> None:
@@ -338,12 +373,19 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--only", choices=sorted(READERS))
-    parser.add_argument("--atheris", choices=sorted(READERS))
-    given, rest = parser.parse_known_args()
+    parser.add_argument("--guided", type=int, metavar="SECONDS", help="Seconds of atheris for each reader.")
+    parser.add_argument("--atheris", nargs=3, metavar=("READER", "CORPUS", "SECONDS"), help=argparse.SUPPRESS)
+    given = parser.parse_args()
     if given.atheris:
-        guided(given.atheris, rest)
-        return
+        guided(given.atheris[0], given.atheris[1], int(given.atheris[2]))
     names = [given.only] if given.only else list(READERS)
+    if given.guided:
+        with concurrent.futures.ThreadPoolExecutor(given.workers) as pool:
+            found = list(pool.map(lambda name: guide(name, given.guided), names))
+        GUIDED.write_text(json.dumps(found, indent=2) + "\n")
+        if any(row["failures"] for row in found):
+            raise SystemExit(f"failed inputs are in {GUIDED}")
+        return
     each = -(-given.cases // len(READERS))
     rows = {row["reader"]: row for row in json.loads(RESULT.read_text())} if RESULT.exists() else {}
     failures = {}

@@ -33,6 +33,13 @@ SECTIONS = (
         "in a sentence with exit code 2 or 4, within ten seconds and two gigabytes.",
     ),
     (
+        "guided",
+        "Inputs guided by coverage",
+        "python -m tests.reliability.fuzz --guided 300",
+        "The same readers and the same judge; atheris makes the inputs, led by the lines and branches they reach "
+        "in every Python module that the reader loads.",
+    ),
+    (
         "scale",
         "Large models",
         "python -m tests.reliability.scale",
@@ -48,14 +55,17 @@ SECTIONS = (
     (
         "determinism",
         "Same recipe, same bytes",
-        "python -m tests.reliability.determinism",
-        "The recipe runs with one thread and with two, with other hash seeds, in other folders, nothing shared.",
+        "python -m tests.reliability.determinism recipes/digits-int8-cpu.yaml recipes/minilm-int8-cpu.yaml",
+        "Recipes run with one thread and with two, with other hash seeds, in other folders, nothing shared; and "
+        "once more on another machine (`--digests FILE` there, `--against FILE` here).",
     ),
     (
         "soak",
         "Full load",
-        "python -m tests.reliability.soak ENGINE --minutes 60",
-        "Several clients share one session and send batches of changing shape.",
+        "python -m tests.reliability.soak out/minilm-int8-cpu --minutes 60",
+        "Two loads at once on the MiniLM example's engine: a real Triton Inference Server answers clients that "
+        "send batches of changing size, every answer compared with the engine's own, and `optimize bench` times "
+        "it. Other work shared the machine, so latencies say nothing of the engine's speed.",
     ),
 )
 

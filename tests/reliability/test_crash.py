@@ -5,12 +5,14 @@ from __future__ import annotations
 import shutil
 import subprocess
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from optimize.pipeline.store import Store
 from tests.reliability import crash
+from tests.support import tiny
 
 RECIPE = crash.RECIPE
 
@@ -70,22 +72,25 @@ def test_a_store_that_vanishes_while_a_run_uses_it_is_a_failed_stage(tmp_path: P
 
 
 @pytest.mark.slow
-def test_of_two_runs_at_once_both_end_and_share_the_work(tmp_path: Path) -> None:
-    store = tmp_path / "store"
+def test_of_ten_runs_at_once_one_computes_each_step_and_nine_reuse_it(tmp_path: Path) -> None:
+    store, recipe = tmp_path / "store", tiny.write_recipe(tmp_path)
     processes = [
         subprocess.Popen(
-            crash.command(RECIPE, store, tmp_path / f"out-{number}"),
+            crash.command(recipe, store, tmp_path / f"out-{number}"),
             stderr=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             text=True,
         )
-        for number in range(2)
+        for number in range(10)
     ]
     shown = [process.communicate(timeout=300)[1] for process in processes]
-    assert {process.returncode for process in processes} <= {0, 1}, shown
-    lines = [line for text in shown for line in text.splitlines() if " capture " in line]
-    assert sorted(line[0] for line in lines) == ["↺", "✓"]
-    assert crash.artifacts(tmp_path / "out-0") == crash.artifacts(tmp_path / "out-1")
+    assert {process.returncode for process in processes} == {0}, shown
+    steps = [line for text in shown for line in text.splitlines() if line.startswith(("✓", "↺"))]
+    marks = Counter((line[2:28].strip(), line[0]) for line in steps)
+    names = {name for name, _ in marks}
+    assert {"capture", "passes", "build"} <= names
+    assert marks == Counter({(name, mark): count for name in names for mark, count in (("✓", 1), ("↺", 9))})
+    assert len({tuple(crash.artifacts(tmp_path / f"out-{number}").items()) for number in range(10)}) == 1
     assert crash.left_over(store, tmp_path / "out-0") == []
 
 
