@@ -200,8 +200,17 @@ def _cache_path(
     return folder / f"{library.flavour.module}-{library.version}-{kind}.timing" if folder else None
 
 
-def _failure(library: Library, messages: Messages) -> StageFailed:
+_DRIVER_TOO_OLD = "CUDA error 222"
+"""CUDA_ERROR_UNSUPPORTED_PTX_VERSION: `refit` and `strip_plan` compile code while building."""
+
+
+def _failure(library: Library, messages: Messages) -> StageFailed | BackendMissing:
     said = messages.first_error("it gives no reason")
+    if _DRIVER_TOO_OLD in said:
+        return BackendMissing(
+            f"{library.title} compiled code that the installed NVIDIA driver is too old for: {said}",
+            hint="Update the driver, or leave out `refit` and `strip_plan` under `engine:`.",
+        )
     hint = "Raise `workspace` under `engine:`." if "workspace" in said else "Its words point at the layer."
     return StageFailed(f"{library.title} cannot build the engine: {said}", hint=hint)
 

@@ -13,9 +13,10 @@ import onnx.parser
 import pytest
 from onnx import numpy_helper
 
-from optimize.engines import tensorrt_plan
+from optimize.engines import tensorrt_build, tensorrt_device, tensorrt_library, tensorrt_plan
 from optimize.engines.base import Artifact, AxisRange, BuildRequest
 from optimize.engines.tensorrt import TensorRTEngine
+from optimize.engines.tensorrt_log import Messages
 from optimize.engines.tensorrt_options import Shapes, TensorRTOptions
 from optimize.errors import BackendMissing, StageFailed
 from passes.names import NAME_SCOPES
@@ -224,9 +225,21 @@ def test_an_option_this_flavour_cannot_serve_is_refused(build: Build) -> None:
         build(FP16, {"w": WEIGHT.astype(np.float16)}, version_compatible=True)
 
 
+@pytest.mark.skipif(tensorrt_device.find() is not None, reason="a GPU is here")
 def test_an_option_that_needs_a_gpu_says_so(build: Build) -> None:
     with pytest.raises(BackendMissing, match="needs a GPU to build with strip_plan"):
         build(FP16, {"w": WEIGHT.astype(np.float16)}, strip_plan=True)
+
+
+def test_a_driver_too_old_for_compiled_code_is_said_with_what_to_leave_out() -> None:
+    messages = Messages()
+    messages.errors.append("CUDA error 222 loading a module.")
+    error = tensorrt_build._failure(tensorrt_library.load(), messages)
+    assert isinstance(error, BackendMissing)
+    assert "driver is too old" in str(error)
+    assert "strip_plan" in str(error.hint)
+    messages.errors[0] = "CUDA error 2 loading a module."
+    assert isinstance(tensorrt_build._failure(tensorrt_library.load(), messages), StageFailed)
 
 
 def test_plans_are_built_for_the_compute_capabilities_asked_for(build: Build) -> None:

@@ -17,7 +17,7 @@ from optimize.engines.base import AxisRange, BuildRequest
 from optimize.engines.tensorrt import TensorRTEngine
 from optimize.engines.tensorrt_options import Shapes, TensorRTOptions
 from optimize.engines.tensorrt_session import TensorRTSession
-from optimize.errors import StageFailed, UsageError
+from optimize.errors import BackendMissing, StageFailed, UsageError
 
 pytestmark = [
     pytest.mark.tensorrt,
@@ -147,7 +147,13 @@ def test_streams_in_parallel_run_as_often_as_asked(opened: Open) -> None:
 
 
 def test_a_stripped_plan_takes_its_weights_from_the_onnx_file(opened: Open) -> None:
-    with opened(strip_plan=True) as session:
+    try:
+        stripped = opened(strip_plan=True)
+    except BackendMissing as error:
+        if "driver is too old" not in error.message:
+            raise
+        pytest.skip(error.message)
+    with stripped as session:
         given = feeds(4)
         np.testing.assert_allclose(session.run(given)["y"], expected(given), atol=2**-8, rtol=2**-8)
 
