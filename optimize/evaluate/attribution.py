@@ -1,8 +1,7 @@
-"""Where accuracy went: the stage that lost most, the layers that added most noise, and how to leave them out."""
+"""Where accuracy went: inner values of both graphs compared, the layers that added most noise first."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +12,7 @@ import onnx_ir as ir
 from optimize.engines.base import Progress
 from optimize.evaluate.distance import Distance
 from optimize.evaluate.matching import COMPUTE, Match, match
-from optimize.facts import AccuracyResult, OutputAccuracy, TensorError
+from optimize.facts import OutputAccuracy, TensorError
 from passes.base import Runner
 
 Feeds = Mapping[str, np.ndarray[Any, Any]]
@@ -27,23 +26,6 @@ BUDGET_BYTES = 256 << 20
 IMPLAUSIBLE_NOISE, SOUND_NOISE = 0.8, 0.25
 """A value matched by module alone, with this much noise over signal inside a model whose outputs have less than
 the second figure, is not the same value on both sides."""
-
-LAYERS_TO_SKIP = 5
-SHARE_TO_SKIP = 0.5
-"""The remedy names the fewest layers that added this share of the noise, and never more than those."""
-
-
-def worst_stage(accuracy: Sequence[AccuracyResult]) -> str:
-    """The stage whose outputs moved furthest from the original's beyond the stage before; "" for no stages."""
-    worst, most, before = "", -1.0, 0.0
-    for result in accuracy:
-        noise = max((_noise(output) for output in result.outputs), default=0.0)
-        if math.isinf(noise):
-            return result.stage
-        if noise - before > most:
-            worst, most = result.stage, noise - before
-        before = noise
-    return worst
 
 
 def compare_tensors(
@@ -82,27 +64,25 @@ def compare_tensors(
     return tuple(sorted((_error(item, figures, usable) for item in usable.values()), key=_by_blame))
 
 
-def remedy(tensors: Sequence[TensorError], lossy: Sequence[str]) -> str:
-    """Recipe lines that keep the noisiest layers in floating point, ready to paste; "" when there are none.
+def worst_layers(tensors: Sequence[TensorError], share: float) -> tuple[str, ...]:
+    """The fewest layers that added `share` of all layers' noise, the worst first; none when none was added.
 
     Args:
         tensors: As `compare_tensors` gives them.
-        lossy: Names of the recipe's passes that round: "quantize.int8".
+        share: Of the noise, 0 to 1.
     """
     layers: dict[str, float] = {}
     for item in tensors:
         if item.op_type in COMPUTE and item.module and item.added:
             layers[item.module] = max(layers.get(item.module, 0.0), min(item.added, 1e6))
-    wanted = SHARE_TO_SKIP * sum(layers.values())
+    wanted = share * sum(layers.values())
     chosen: list[str] = []
     for name, added in sorted(layers.items(), key=lambda entry: -entry[1]):
-        if wanted <= 0 or len(chosen) == LAYERS_TO_SKIP:
+        if wanted <= 0:
             break
         chosen.append(name)
         wanted -= added
-    if not chosen or not lossy:
-        return ""
-    return "\n".join(["passes:", *(f"  - {name}: {{skip: {json.dumps(chosen)}}}" for name in lossy)])
+    return tuple(chosen)
 
 
 def _measure(

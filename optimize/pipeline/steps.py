@@ -100,7 +100,8 @@ class Steps:
         keys = {"engine": engine.key, "reference": reference.key}
         self.accuracy += self._accuracy("accuracy", keys, compared, {"engine": engine_path})
         self._throughput(base, data, shapes, capture, baseline, engine)
-        self._find_blame(base, data, capture, model, optimized, optimized_model)
+        applied = self._pass_payload(compared, shapes, model, feeds)
+        self._find_blame(applied, capture, optimized, optimized_model)
 
     def _passes_need_data(self) -> bool:
         return self.plan.needs_calibration or self.recipe.evaluate.attribution == "passes"
@@ -150,15 +151,19 @@ class Steps:
             "reference": reference.key if per_pass and reference is not None else None,
             "engine": [recipe.engine, environment.identity()] if searches else None,
         }
-        payload = {
+        return self.executor.stage("passes", inputs, self._pass_payload(compared, shapes, model, feeds))
+
+    def _pass_payload(
+        self, compared: Mapping[str, Any], shapes: Mapping[str, Any], model: str, feeds: Entry | None
+    ) -> dict[str, Any]:
+        return {
             **compared,
             **shapes,
             "model": model,
             "target": self.plan.target.model_dump(mode="json"),
-            "calibration": calibration,
-            "accuracy_per_pass": per_pass,
+            "calibration": feeds.facts["calibration"] if feeds is not None else None,
+            "accuracy_per_pass": self.recipe.evaluate.attribution == "passes",
         }
-        return self.executor.stage("passes", inputs, payload)
 
     def _passes_with_accuracy(self) -> list[Mapping[str, Any]]:
         assert self.passes is not None
@@ -260,27 +265,40 @@ class Steps:
         self.throughput = measured.model_copy(update={"contenders": tuple(latencies)})
 
     def _find_blame(
-        self,
-        base: Mapping[str, Any],
-        data: Mapping[str, Any],
-        capture: Entry,
-        model: str,
-        optimized: Entry,
-        optimized_model: str,
+        self, applied: Mapping[str, Any], capture: Entry, optimized: Entry, optimized_model: str
     ) -> None:
-        from optimize.evaluate import attribution
+        """When an accuracy gate is missed: the pass, the layers, and the recipe lines that mend it.
 
+        Args:
+            applied: What the step "passes" was sent.
+        """
         failed = [gate for gate in outputs.judged(self) if not gate.passed]
-        final = self.accuracy[-1]
-        if not final.failures and not any(gate.gate.startswith(("accuracy", "metric", "drop")) for gate in failed):
+        missed = {gate.gate: gate.limit for gate in failed if gate.gate.startswith(("accuracy", "metric", "drop"))}
+        if not self.accuracy[-1].failures and not missed:
             return
-        stage = attribution.worst_stage(self.accuracy)
+        known: dict[str, Any] = {
+            result.stage: result.model_dump(mode="json")
+            for result in self.accuracy
+            if result.stage in ("export", "model")
+        }
+        per_pass = enumerate(item["accuracy"] for item in optimized.facts["passes"])
+        known |= {str(place): accuracy for place, accuracy in per_pass if accuracy is not None}
         entry = self.executor.stage(
             "blame",
-            {"exported": capture.facts["sha256"], "optimized": optimized.facts["sha256"], **data},
-            {**base, **data, "exported": model, "optimized": optimized_model},
+            {
+                "capture": capture.key,
+                "optimized": optimized.key,
+                "feeds": self.feeds.facts if self.feeds is not None else None,
+                "evaluate": self.recipe.evaluate.model_dump(mode="json", exclude={"throughput"}),
+                "gates": missed,
+            },
+            {**applied, "optimized": optimized_model, "gates": missed, "known": known},
         )
-        self.blame = Blame(stage=stage, tensors=entry.facts["tensors"], remedy=entry.facts["remedy"])
+        self.blame = Blame.model_validate(entry.facts["blame"])
+        further = tuple(AccuracyResult.model_validate(item) for item in entry.facts["accuracy"])
+        stages = [result.stage for result in self.accuracy]
+        after = stages.index("export") + 1 if "export" in stages else 0
+        self.accuracy = (*self.accuracy[:after], *further, *self.accuracy[after:])
 
     def mark_rest_not_run(self) -> None:
         """Add a record for each main step that was never reached."""

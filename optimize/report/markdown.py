@@ -90,22 +90,27 @@ def _blame(report: Report) -> list[str]:
     blame = report.blame
     if blame is None:
         return []
-    parts = [f"Most was lost in {code(blame.stage)}."]
+    parts = [f"Most was lost in {code(blame.stage)}. {text(blame.reason)}".rstrip()]
     if blame.tensors:
         body = [
             (
                 code(tensor.module or tensor.value),
                 code(tensor.op_type),
+                wording.share(tensor.added),
                 wording.decibel(tensor.sqnr_db),
                 wording.likeness(tensor.cosine),
             )
             for tensor in blame.tensors[:5]
         ]
-        parts.append(_table(("Worst inner values", "Operator", "SQNR", "Cosine"), body, right=(2, 3)))
+        head = ("Worst inner values", "Operator", "Noise added", "SQNR", "Cosine")
+        parts.append(_table(head, body, right=(2, 3, 4)))
     if blame.remedy:
         lines = [printable(line) for line in blame.remedy.splitlines()[:40]]
+        parts.append("To leave the worst out, put this in place of the pass's entry under `passes:`.")
         fence = "`" * max(3, 1 + max((len(run) for line in lines for run in re.findall("`+", line)), default=0))
         parts.append("\n".join([f"{fence}yaml", *lines, fence]))
+    if blame.check:
+        parts.append(text(blame.check))
     return parts
 
 

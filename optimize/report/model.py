@@ -30,14 +30,18 @@ class Blame(Fact):
     """Where accuracy went when a gate failed.
 
     Attributes:
-        stage: The stage or pass that lost most.
-        tensors: The worst inner values, worst first.
-        remedy: Recipe lines that would exclude them, ready to paste.
+        stage: The stage or pass after which a missed gate no longer holds.
+        reason: The figure before and after it.
+        tensors: The inner values to which most noise was added, worst first.
+        remedy: The pass's entry in the recipe as it would leave the worst layers out, ready to paste.
+        check: What was measured with the remedy.
     """
 
     stage: str
+    reason: str = ""
     tensors: tuple[TensorError, ...] = ()
     remedy: str = ""
+    check: str = ""
 
 
 class Report(Fact):

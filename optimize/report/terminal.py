@@ -105,17 +105,20 @@ def _accuracy(report: Report) -> Table:
 def _blame(report: Report, console: Console) -> None:
     blame = report.blame
     assert blame is not None
-    console.print(_text(f"Most was lost in {blame.stage}."))
+    console.print(_text(f"Most was lost in {blame.stage}. {blame.reason}".rstrip()))
     if blame.tensors:
-        table = _table("Worst inner values", "Operator", ">SQNR", ">Cosine")
+        table = _table("Worst inner values", "Operator", ">Noise added", ">SQNR", ">Cosine")
         for tensor in blame.tensors[:5]:
             table.add_row(
                 _text(tensor.module or tensor.value),
                 _text(tensor.op_type),
+                wording.share(tensor.added),
                 wording.decibel(tensor.sqnr_db),
                 wording.likeness(tensor.cosine),
             )
         console.print(table)
     if blame.remedy:
-        console.print(_text("To leave them out, put this into the recipe:"))
+        console.print(_text("To leave the worst out, put this in place of the pass's entry under passes:"))
         console.print(Text(printable(blame.remedy.rstrip())))
+    if blame.check:
+        console.print(_text(blame.check))

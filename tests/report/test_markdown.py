@@ -15,7 +15,7 @@ def test_the_verdict_comes_first_and_every_gate_is_there() -> None:
         assert f"`{gate.gate}`" in text
     assert text.index("`accuracy.cosine.min`") < text.index("`speedup.min`"), "missed gates come first"
     assert "| `quantize.int8` | 0.580 | 4.73 dB | 0.832 |" in text
-    assert "        - encoder.layer.5.output.dense\n" in text
+    assert "\n  - quantize.int8: {skip: [encoder.layer.5.output.dense]}\n" in text
 
 
 @pytest.mark.parametrize("report", [reports.passing(), reports.failing(), reports.broken()])

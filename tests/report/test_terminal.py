@@ -22,7 +22,7 @@ def test_verdict_numbers_and_gates_are_shown() -> None:
     assert "accuracy.cosine.min      0.843    >= 0.99   missed" in text
     assert "Most was lost in quantize.int8." in text
     assert text.endswith("out/a/report.html\n")
-    assert "      skip:\n        - encoder.layer.5.output.dense" in text
+    assert "\n  - quantize.int8: {skip: [encoder.layer.5.output.dense]}\n" in text
 
 
 def test_a_broken_run_says_what_broke() -> None:

@@ -32,6 +32,6 @@ STAGES = {
     "accuracy": Stage("accuracy", True, _GRAPH),
     "throughput": Stage("throughput", True, ("torch", "onnxruntime", "tensorrt", "tensorrt-rtx")),
     "footprint": Stage("footprint", True, ("torch", "onnxruntime", "tensorrt", "tensorrt-rtx")),
-    "blame": Stage("blame", False, _GRAPH),
+    "blame": Stage("blame", True, (*_GRAPH, "nvidia-modelopt")),
 }
 """Every step that runs in a process of its own, in the order of a run."""

@@ -33,12 +33,12 @@ def run(payload: Mapping[str, Any], directory: Path, progress: Progress) -> dict
     model = ir.load(payload["model"])
     records: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="scratch-", dir=directory) as scratch:
-        context = _context(payload, model, Path(scratch), progress)
+        context = context_of(payload, model, Path(scratch), progress)
         interface = _interface(model)
         for number, spec in enumerate(recipe.passes):
             progress(spec.name, number, len(recipe.passes))
             applied = registry.find(spec.name)(**spec.options)
-            record = _apply(applied, spec.name, model, context)
+            record = apply_pass(applied, spec.name, model, context)
             if _interface(model) != interface:
                 raise StageFailed(
                     f"pass '{spec.name}' changed the model's inputs or outputs: {interface} became "
@@ -64,7 +64,8 @@ def run(payload: Mapping[str, Any], directory: Path, progress: Progress) -> dict
     }
 
 
-def _context(payload: Mapping[str, Any], model: ir.Model, scratch: Path, progress: Progress) -> PassContext:
+def context_of(payload: Mapping[str, Any], model: ir.Model, scratch: Path, progress: Progress) -> PassContext:
+    """What the recipe's passes are given of the world."""
     from optimize.engines.graph_runner import GraphRunner
 
     recipe = opening.recipe_from(payload)
@@ -95,7 +96,12 @@ def _context(payload: Mapping[str, Any], model: ir.Model, scratch: Path, progres
     )
 
 
-def _apply(applied: Pass, name: str, model: ir.Model, context: PassContext) -> PassRecord:
+def apply_pass(applied: Pass, name: str, model: ir.Model, context: PassContext) -> PassRecord:
+    """Apply one pass in place and record what it did.
+
+    Raises:
+        StageFailed: When it fails, or misses what the recipe expects of it.
+    """
     before = model_facts.of(model, 0).nodes
     started = time.monotonic()
     try:
