@@ -5,6 +5,7 @@ DEFAULT = (
     "layout",
     "layer_norm",
     "rms_norm",
+    "group_norm",
     "gelu",
     "silu",
     "rotary",
