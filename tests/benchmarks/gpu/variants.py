@@ -73,6 +73,11 @@ DECODE = (
         (*CLEAN, _int4(128, form="matmulnbits", accuracy_level=0)),
         needs_plugins=True,
     ),
+    Variant(
+        "ours: two INT4 planes block 128, plugin",
+        (*CLEAN, ("quantize.int4_planes", {"block_size": 128, "form": "matmulnbits"})),
+        needs_plugins=True,
+    ),
 )
 SPACE_TO_DEPTH: Step = ("surgery.stem_space_to_depth", {})
 
