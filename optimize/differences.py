@@ -15,7 +15,7 @@ class FigureChange(Fact):
 
     Attributes:
         name: As `optimize.figures` names it: "latency.p50".
-        unit: "", "ms", "bytes", "dB", "1/s", "%".
+        unit: "", "ms", "bytes", "dB", "1/s", "%", "J".
         before, after: None where that side does not have it.
         direction: Which way it went; None when one side is missing or the two are not comparable.
         ratio: after / before for timed figures.

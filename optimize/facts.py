@@ -67,6 +67,7 @@ class TensorError(Fact):
         cosine: As in `OutputAccuracy`.
         added: Noise power over signal power beyond that of the values it is computed from; None when not
             known.
+        layers: The computing layers that added it.
     """
 
     module: str
@@ -75,6 +76,7 @@ class TensorError(Fact):
     sqnr_db: float | None
     cosine: float | None
     added: float | None = None
+    layers: tuple[str, ...] = ()
 
 
 class AccuracyResult(Fact):
@@ -85,8 +87,10 @@ class AccuracyResult(Fact):
         outputs: One entry per expected output, and one with a failure per missing or extra one.
         metrics: Task metrics of this stage ("top1": 0.981).
         reference_metrics: The same of the original.
+        decisions: How many decisions were compared; 0 when the outputs are no classes.
         flips: Samples whose decision changed (at most 1000 kept).
         flips_total: How many changed in all.
+        flips_worse, flips_better: Of these, from right to wrong and from wrong to right; None without labels.
         notes: Full sentences.
     """
 
@@ -94,14 +98,37 @@ class AccuracyResult(Fact):
     outputs: tuple[OutputAccuracy, ...]
     metrics: dict[str, float] = {}
     reference_metrics: dict[str, float] = {}
+    decisions: int = 0
     flips: tuple[Flip, ...] = ()
     flips_total: int = 0
+    flips_worse: int | None = None
+    flips_better: int | None = None
     notes: tuple[str, ...] = ()
 
     @property
     def failures(self) -> tuple[str, ...]:
         """Why outputs cannot be accepted whatever the gates say."""
         return tuple(f"{item.output}: {item.failure}" for item in self.outputs if item.failure)
+
+
+class Energy(Fact):
+    """What one contender takes from one device, run after run without a pause.
+
+    Attributes:
+        device: "GPU" or "CPU".
+        source: Who counted, and what: "NVML, whole device", idle power and other processes included.
+        joules_per_sample: Per row of the batch axis.
+        watts: Mean power meanwhile.
+        runs: How many runs were metered.
+        seconds: How long they took.
+    """
+
+    device: str
+    source: str
+    joules_per_sample: float
+    watts: float
+    runs: int
+    seconds: float
 
 
 class Latency(Fact):
@@ -115,7 +142,8 @@ class Latency(Fact):
         p50_ms, p90_ms, p99_ms: Percentiles; None when there are too few samples for one.
         throughput_per_s: Samples (rows of the batch axis) per second at the median.
         peak_memory_bytes: Peak resident memory of a process that loads and runs this contender alone.
-        details: Device state, stages of a GPU run (H2D, compute, D2H), energy.
+        energy: One entry per device that counts it.
+        details: Device state, stages of a GPU run (H2D, compute, D2H).
     """
 
     contender: str
@@ -128,6 +156,7 @@ class Latency(Fact):
     p99_ms: float | None = None
     throughput_per_s: float
     peak_memory_bytes: int | None = None
+    energy: tuple[Energy, ...] = ()
     details: dict[str, Any] = {}
 
 
@@ -155,12 +184,14 @@ class ThroughputResult(Fact):
         shapes: Shape of each input that was fed.
         threads: Threads per operator that each contender was allowed.
         speedups: At least optimized over original, and optimized over exported.
+        energy_missing: Why a device's energy could not be measured; "" when it was.
     """
 
     shapes: dict[str, tuple[int, ...]]
     threads: int
     contenders: tuple[Latency, ...]
     speedups: tuple[Speedup, ...]
+    energy_missing: str = ""
     notes: tuple[str, ...] = ()
 
 
@@ -320,7 +351,7 @@ class GateResult(Fact):
         gate: As the recipe spells it: "accuracy.cosine.min".
         limit: The limit in the figure's unit.
         value: The figure measured; None when it could not be had, which fails the gate.
-        unit: "", "ms", "bytes", "dB", "1/s", "%".
+        unit: "", "ms", "bytes", "dB", "1/s", "%", "J".
         passed: Whether it holds.
         note: Why it has no value, or how near the limit it is.
     """

@@ -6,6 +6,7 @@ import dataclasses
 import re
 
 SIZES = {"B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30}
+ENERGIES = {"uJ": 1e-6, "mJ": 1e-3, "J": 1.0}
 TIMES = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 
 
@@ -14,7 +15,7 @@ class Figure:
     """A figure a gate may name.
 
     Attributes:
-        unit: "" (a plain number), "bytes", "ms", "dB", "1/s", "%".
+        unit: "" (a plain number), "bytes", "ms", "dB", "1/s", "%", "J".
         meaning: One line for the reference page.
     """
 
@@ -42,6 +43,7 @@ FIGURES: dict[str, Figure] = {
     "size": Figure("bytes", "optimised ONNX with its data"),
     "size_ratio": Figure("", "exported ONNX's size over the optimised one's"),
     "memory": Figure("bytes", "peak resident memory of a process that loads and runs the optimised engine"),
+    "energy": Figure("J", "the optimised engine's energy per sample: the GPU's where it runs on one, or the CPU's"),
     "regression.latency": Figure("%", "median latency above the previous report's"),
     "regression.size": Figure("%", "size above the previous report's"),
     "regression.cosine": Figure("", "cosine below the previous report's"),
@@ -68,7 +70,8 @@ def parse_limit(text: str | int | float, unit: str) -> float:
         value, suffix = float(match.group(1)), match.group(2)
     if value != value or value in (float("inf"), float("-inf")):
         raise ValueError(f"expected a finite number, got {text}")
-    factors: dict[str, float] = {"bytes": SIZES, "ms": TIMES, "%": {"%": 1.0}, "dB": {"dB": 1.0}}.get(unit, {})
+    known = {"bytes": SIZES, "ms": TIMES, "J": ENERGIES, "%": {"%": 1.0}, "dB": {"dB": 1.0}}
+    factors: dict[str, float] = known.get(unit, {})
     if not suffix:
         return value
     if suffix == "%" and unit == "":
@@ -80,8 +83,8 @@ def parse_limit(text: str | int | float, unit: str) -> float:
 
 
 def _spelled(unit: str) -> str:
-    examples = {"bytes": ' such as "40MB" or "1.5GiB"', "ms": ' such as "12ms"', "%": ' such as "3%"'}
-    return examples.get(unit, "")
+    examples = {"bytes": '"40MB" or "1.5GiB"', "ms": '"12ms"', "J": '"5mJ"', "%": '"3%"'}
+    return f" such as {examples[unit]}" if unit in examples else ""
 
 
 def split_gate(gate: str) -> tuple[str, str, Figure]:

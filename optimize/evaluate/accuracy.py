@@ -77,8 +77,11 @@ class Comparison:
             outputs=tuple(outputs),
             metrics=metrics,
             reference_metrics=before,
+            decisions=judged.total if judged else 0,
             flips=tuple(judged.flips) if judged else (),
             flips_total=judged.flips_total if judged else 0,
+            flips_worse=judged.right_to_wrong if judged and judged.labelled else None,
+            flips_better=judged.wrong_to_right if judged and judged.labelled else None,
             notes=tuple(self._notes(judged)),
         )
 
@@ -140,10 +143,8 @@ class Comparison:
                     f"'{distance.output}': {distance.not_finite_in_reference:,} values of the original are "
                     "NaN or infinite; they were only compared for being the same."
                 )
-        if judged is not None:
-            notes.append(judged.sentence())
-            if not judged.labels_fit:
-                notes.append("The labels do not fit the decisions, one per sample, and were not used.")
+        if judged is not None and not judged.labels_fit:
+            notes.append("The labels do not fit the decisions, one per sample, and were not used.")
         return notes
 
 

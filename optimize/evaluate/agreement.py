@@ -112,15 +112,6 @@ class Decisions:
         """How many samples changed."""
         return self.total - self.same
 
-    def sentence(self) -> str:
-        """ "412 of 50,000 decisions changed, 60 % of them from right to wrong, 25 % from wrong to right." """
-        changed = self.flips_total
-        text = f"{changed:,} of {self.total:,} decisions changed"
-        if not changed or not self.labelled:
-            return text + "."
-        lost, won = self.right_to_wrong / changed, self.wrong_to_right / changed
-        return f"{text}, {lost:.0%} of them from right to wrong, {won:.0%} from wrong to right."
-
 
 class Neighbours:
     """Keeps embeddings of both sides, to compare each sample's nearest neighbour."""

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from optimize.engines.base import Progress
 from optimize.evaluate.distance import Distance
-from optimize.evaluate.matching import COMPUTE, Match, match
+from optimize.evaluate.matching import Match, match
 from optimize.facts import OutputAccuracy, TensorError
 from passes.base import Runner
 
@@ -73,8 +73,9 @@ def worst_layers(tensors: Sequence[TensorError], share: float) -> tuple[str, ...
     """
     layers: dict[str, float] = {}
     for item in tensors:
-        if item.op_type in COMPUTE and item.module and item.added:
-            layers[item.module] = max(layers.get(item.module, 0.0), min(item.added, 1e6))
+        for name in item.layers if item.added else ():
+            # what several layers added together is shared out evenly
+            layers[name] = layers.get(name, 0.0) + min(item.added or 0.0, 1e6) / len(item.layers)
     wanted = share * sum(layers.values())
     chosen: list[str] = []
     for name, added in sorted(layers.items(), key=lambda entry: -entry[1]):
@@ -135,6 +136,7 @@ def _error(pair: Match, figures: Mapping[str, OutputAccuracy], usable: Mapping[s
         sqnr_db=found.sqnr_db,
         cosine=found.cosine,
         added=0.0 if math.isinf(inherited) else max(0.0, noise - inherited),
+        layers=pair.layers,
     )
 
 

@@ -14,7 +14,7 @@ from optimize.figures import split_gate
 NOISE = 0.05
 """Figures of time and memory without an interval count as the same within this share."""
 
-_NOISY = ("latency.p90", "latency.p99", "memory")
+_NOISY = ("latency.p90", "latency.p99", "memory", "energy")
 _LOWER_IS_BETTER = (
     "accuracy.relative_l2",
     "accuracy.max_abs",
@@ -22,9 +22,13 @@ _LOWER_IS_BETTER = (
     "latency",
     "size",
     "memory",
+    "energy",
     "drop",
 )
-_ORDER = ("accuracy", "metric", "drop", "latency", "throughput", "speedup", "speedup_over_export", "size", "memory")
+_ORDER = (
+    "accuracy", "metric", "drop", "latency", "throughput", "speedup", "speedup_over_export", "size", "memory",
+    "energy",
+)  # fmt: skip
 
 
 def figure(name: str, before: float | None, after: float | None, ratio: Ratio | None = None) -> FigureChange:

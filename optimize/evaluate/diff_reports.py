@@ -51,7 +51,7 @@ def compare_reports(
 
 def _comparable(name: str, timed_alike: bool, same_data: bool) -> bool:
     head = name.partition(".")[0]
-    if head in ("latency", "throughput"):
+    if head in ("latency", "throughput", "energy"):
         return timed_alike
     return same_data or head not in ("accuracy", "metric", "drop")
 

@@ -28,6 +28,8 @@ class Match:
         op_type: The module's computing operator in the original graph, else the operator that makes the value.
         by_name: Whether the names are the same; else only the module is.
         after: Matches that this value is computed from, nearest first on every path, by `original` name.
+        layers: Computing layers between those and this value; it shows their noise where a pass has merged them
+            into it.
     """
 
     module: str
@@ -36,6 +38,7 @@ class Match:
     op_type: str
     by_name: bool
     after: frozenset[str] = frozenset()
+    layers: tuple[str, ...] = ()
 
 
 def match(original: ir.Model, optimized: ir.Model) -> tuple[Match, ...]:
@@ -57,7 +60,8 @@ def match(original: ir.Model, optimized: ir.Model) -> tuple[Match, ...]:
                 op_type = _op_type(value, module)
                 found[str(value.name)] = Match(module, str(value.name), str(pair.name), op_type, by_name)
     after = _nearest(original, found)
-    return tuple(dataclasses.replace(item, after=after[name]) for name, item in found.items())
+    layers = _between(original, found)
+    return tuple(dataclasses.replace(item, after=after[name], layers=layers[name]) for name, item in found.items())
 
 
 def _partner(
@@ -123,3 +127,21 @@ def _nearest(model: ir.Model, found: Mapping[str, Match]) -> dict[str, frozenset
             else:
                 reach[name] = sources
     return after
+
+
+def _between(model: ir.Model, found: Mapping[str, Match]) -> dict[str, tuple[str, ...]]:
+    """For every matched value, the layers that compute between the matched values before it and itself."""
+    passed: dict[str, tuple[str, ...]] = {}
+    layers: dict[str, tuple[str, ...]] = {}
+    for node in model.graph:
+        names = dict.fromkeys(
+            name for given in node.inputs if given is not None for name in passed.get(str(given.name), ())
+        )
+        if node.op_type in COMPUTE:
+            names[module_of(node) or str(node.name or "")] = None
+        for output in node.outputs:
+            name = str(output.name)
+            if name in found:
+                layers[name] = tuple(filter(None, names))
+            passed[name] = () if name in found else tuple(names)
+    return layers

@@ -15,8 +15,10 @@ import numpy as np
 
 from optimize.engines.base import Feeds, Progress, Session
 from optimize.errors import UsageError
+from optimize.evaluate import energy
+from optimize.evaluate.energy import Meter
 from optimize.evaluate.intervals import ratio_of_medians
-from optimize.facts import Latency, Speedup, ThroughputResult
+from optimize.facts import Energy, Latency, Speedup, ThroughputResult
 
 TURN_RUNS = 5
 """Timed runs in a row, after one untimed that brings the contender's weights back into the caches."""
@@ -48,6 +50,8 @@ def measure(
     threads: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    meters: Sequence[Meter] = (),
+    energy_missing: str = "",
 ) -> ThroughputResult:
     """Time every session on `feeds`, in turns of random order.
 
@@ -59,6 +63,8 @@ def measure(
         threads: Threads that each contender was allowed, to be recorded; None: one per usable core.
         seed: Seed of the order and of the resampling.
         progress: Told about rounds.
+        meters: Read while each runs without a pause, after the timing.
+        energy_missing: Why a meter is missing, to be recorded.
 
     Raises:
         UsageError: When there is nothing to time, or the feeds do not fit.
@@ -86,14 +92,22 @@ def measure(
                 rounds[name].append(_take_turn(calls[name], turn))
             if time.monotonic() - started > seconds:
                 break
-    samples = _samples(feeds)
+        samples = _samples(feeds)
+        used: dict[str, tuple[Energy, ...]] = {}
+        for done, name in enumerate(calls if meters else ()):
+            tell("metering energy", done, len(calls))
+            used[name] = energy.use(calls[name], meters, samples)
     allowed = threads or _usable_cores()
     return ThroughputResult(
         shapes={name: tuple(array.shape) for name, array in feeds.items()},
         threads=allowed,
         contenders=tuple(
-            _latency(name, sessions[name], rounds[name], warmups[name], samples, feeds) for name in calls
+            _latency(name, sessions[name], rounds[name], warmups[name], samples, feeds).model_copy(
+                update={"energy": used.get(name, ())}
+            )
+            for name in calls
         ),
+        energy_missing=energy_missing,
         speedups=tuple(_speedups(rounds, rng)),
         notes=tuple(_notes(rounds, sessions, runs, allowed)),
     )

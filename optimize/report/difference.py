@@ -20,6 +20,9 @@ MOST = 20
 HEADLINES = ("accuracy.cosine", "latency.p50", "size", "memory")
 """Figures worth the headline; task metrics are too."""
 
+RELATIVE = ("ms", "bytes", "1/s", "J")
+"""Units of figures whose change is told in per cent."""
+
 SIGNS = {"better": "↑ better", "worse": "↓ worse"}
 
 Table = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
@@ -140,9 +143,7 @@ def _figure(item: FigureChange) -> tuple[str, ...]:
     change = SIGNS.get(item.direction or "", item.direction or "")
     if item.ratio is not None and item.low is not None and item.high is not None:
         change += f", {_percent(item.ratio)} (95 %: {_percent(item.low)} to {_percent(item.high)})"
-    elif (
-        item.unit in ("ms", "bytes", "1/s") and item.before and item.after is not None and item.before != item.after
-    ):
+    elif item.unit in RELATIVE and item.before and item.after is not None and item.before != item.after:
         change += f", {_percent(item.after / item.before)}"
     return item.name, before, after, change
 

@@ -8,7 +8,7 @@ from optimize.facts import AccuracyResult, GateResult, Latency, Speedup
 from optimize.report import wording
 from optimize.report.model import Report
 
-SPEED = ("speedup", "speedup_over_export", "latency", "throughput", "regression.latency")
+SPEED = ("speedup", "speedup_over_export", "latency", "throughput", "energy", "regression.latency")
 SIZE = ("size", "size_ratio", "memory", "regression.size")
 
 
@@ -109,6 +109,15 @@ def interval(item: Speedup) -> str:
     return f"no significant difference from {item.over}: {span}"
 
 
+def flips(result: AccuracyResult) -> str:
+    """ "412 of 50,000 changed, 60 % from right to wrong, 25 % from wrong to right"."""
+    text = f"{result.flips_total:,} of {result.decisions:,} changed"
+    if not result.flips_total or result.flips_worse is None or result.flips_better is None:
+        return text
+    worse, better = (count / result.flips_total for count in (result.flips_worse, result.flips_better))
+    return f"{text}, {worse:.0%} from right to wrong, {better:.0%} from wrong to right".replace("%", " %")
+
+
 def _gates(report: Report, figures: tuple[str, ...]) -> tuple[GateResult, ...]:
     return tuple(gate for gate in report.gates if _figure_of(gate.gate, figures))
 
@@ -132,6 +141,12 @@ def _speed(report: Report) -> Headline:
             0,
             f"{wording.milliseconds(before.p50_ms)} → {wording.milliseconds(after.p50_ms)} median, "
             f"{wording.number(after.throughput_per_s)} samples/s",
+        )
+    if before and after and before.energy and after.energy:
+        spent = [side.energy[0] for side in (before, after)]
+        lines.append(
+            f"{wording.joules(spent[0].joules_per_sample)} → {wording.joules(spent[1].joules_per_sample)} a sample "
+            f"({spent[1].source})"
         )
     if not first.is_significant:
         return Headline("Speed", wording.ratio(first.ratio), "no significant difference", tuple(lines), gates)
@@ -178,6 +193,8 @@ def _accuracy(report: Report) -> Headline:
         agreement = worst(final, figure, low_is_bad=True)
         if agreement is not None:
             lines.append(f"{wording.share(agreement)} {title}")
+    if final.decisions:
+        lines.append(flips(final))
     samples = max((output.samples for output in final.outputs), default=0)
     if samples:
         lines.append(f"{wording.count(samples, 'sample')} against the original")

@@ -37,6 +37,7 @@ def render(report: Report) -> str:
         likeness=wording.likeness,
         milliseconds=wording.milliseconds,
         seconds=wording.seconds,
+        joules=wording.joules,
         share=wording.share,
         size=wording.size,
         count=wording.count,
@@ -70,6 +71,8 @@ def _facts(report: Report) -> dict[str, Any]:
         "metric_names": list(dict.fromkeys(name for row in accuracy for name, _ in row.metrics)),
         "final": final,
         "flips": _flips(report),
+        "flip_sentence": headline.flips(final) if final else "",
+        "metered": rows.metered(report),
         "shapes": ", ".join(
             f"{wording.one_line(name)} {' × '.join(map(str, shape))}"
             for name, shape in (throughput.shapes if throughput else {}).items()

@@ -173,4 +173,6 @@ def _run(report: Report) -> list[str]:
     reused = sum(stage.outcome == "reused" for stage in report.stages)
     took = sum(stage.seconds for stage in report.stages if stage.outcome in ("done", "failed"))
     stages = f"{wording.count(len(report.stages), 'stage')} in {wording.seconds(took)}, {reused} reused"
+    if report.throughput is not None and report.throughput.energy_missing:
+        words.append(f"energy not measured ({report.throughput.energy_missing.partition(':')[0]} counters missing)")
     return [f"<sub>{text(', '.join(words))} · {stages} · optimize {text(report.tool_version)}</sub>"]

@@ -25,6 +25,8 @@ HELP = {
     "optimize_latency_seconds": "Latency percentiles of each contender.",
     "optimize_throughput_samples_per_second": "Samples per second at the median latency.",
     "optimize_peak_memory_bytes": "Peak resident memory of a process that runs the contender alone.",
+    "optimize_energy_joules_per_sample": "Energy per sample, by the counter of the whole device.",
+    "optimize_power_watts": "Mean power of the whole device while the contender runs without a pause.",
     "optimize_speedup_ratio": "Latency of `over` divided by the optimised engine's; bound: the 95 % interval.",
     "optimize_model_size_bytes": "ONNX with its weights.",
     "optimize_accuracy_cosine": "Mean cosine against the original after each stage; worst output.",
@@ -90,6 +92,9 @@ def _timings(report: Report) -> Iterator[Sample]:
             yield "optimize_latency_seconds", {**labels, "quantile": quantile}, seconds
         yield "optimize_throughput_samples_per_second", labels, item.throughput_per_s
         yield "optimize_peak_memory_bytes", labels, item.peak_memory_bytes
+        for used in item.energy:
+            yield "optimize_energy_joules_per_sample", {**labels, "device": used.device}, used.joules_per_sample
+            yield "optimize_power_watts", {**labels, "device": used.device}, used.watts
     for ratio in report.throughput.speedups:
         if ratio.of == "optimized":
             for bound, value in (("estimate", ratio.ratio), ("low", ratio.low), ("high", ratio.high)):

@@ -77,6 +77,12 @@ def _counts(before: Mapping[str, int], after: Mapping[str, int]) -> tuple[CountR
     return tuple(sorted(rows, key=lambda row: (-abs(row.change), -row.after, row.name)))
 
 
+def metered(report: Report) -> tuple[str, ...]:
+    """The devices whose energy was measured."""
+    timed = report.throughput.contenders if report.throughput else ()
+    return tuple(dict.fromkeys(used.device for item in timed for used in item.energy))
+
+
 def rewrites(record: PassRecord) -> int:
     """How much a pass did."""
     return sum(pattern.found for pattern in record.patterns)

@@ -62,6 +62,16 @@ def milliseconds(value: float | None, digits: int = 3) -> str:
     return f"{number(value, digits)} ms"
 
 
+def joules(value: float | None, digits: int = 3) -> str:
+    """ "1.24 J", "34.2 mJ", "820 µJ"."""
+    if value is None:
+        return ABSENT
+    for unit, factor in (("J", 1.0), ("mJ", 1e-3)):
+        if abs(value) >= factor or value == 0:
+            return f"{number(value / factor, digits)} {unit}"
+    return f"{number(value * 1e6, digits)} µJ"
+
+
 def seconds(value: float | None) -> str:
     """ "4 min 12 s", "8.31 s", "12 ms"."""
     if value is None:
@@ -117,6 +127,8 @@ def measured(value: float | None, unit: str, digits: int = 3) -> str:
         return size(value, digits)
     if unit == "ms":
         return milliseconds(value, digits)
+    if unit == "J":
+        return joules(value, digits)
     if not unit and 0.9 < value < 1:
         return likeness(value)
     return f"{number(value, digits)} {'/s' if unit == '1/s' else unit}".strip()
@@ -124,7 +136,7 @@ def measured(value: float | None, unit: str, digits: int = 3) -> str:
 
 def limit(value: float, unit: str) -> str:
     """A gate's limit, as round as the recipe wrote it."""
-    if unit in ("bytes", "ms"):
+    if unit in ("bytes", "ms", "J"):
         return re.sub(r"(\.\d*?)0+ ", r"\1 ", measured(value, unit)).replace(". ", " ")
     return f"{value:g} {'/s' if unit == '1/s' else unit}".strip().replace("-", "−")
 

@@ -165,17 +165,42 @@ def test_values_are_asked_for_in_small_groups(
     assert small == compare_tensors(model, coarse(model, "w1"), feeds, GraphRunner(1))
 
 
-def error(module: str, added: float, op_type: str = "MatMul") -> TensorError:
-    return TensorError(module=module, value=module, op_type=op_type, sqnr_db=10.0, cosine=0.9, added=added)
+def error(value: str, added: float, *layers: str) -> TensorError:
+    return TensorError(
+        module=value, value=value, op_type="Add", sqnr_db=10.0, cosine=0.9, added=added, layers=layers
+    )
 
 
 def test_the_fewest_layers_that_added_a_share_of_the_noise_are_named_worst_first() -> None:
-    tensors = [error("norm", 9.0, "LayerNormalization"), error("b", 3.0), error("a", 4.0), error("c", 2.0)]
+    tensors = [error("sum", 9.0), error("b", 3.0, "b"), error("norm", 4.0, "a"), error("c", 2.0, "c")]
     assert worst_layers(tensors, 0.4) == ("a",)
     assert worst_layers(tensors, 0.5) == ("a", "b")
     assert worst_layers(tensors, 0.95) == ("a", "b", "c")
 
 
+def test_noise_that_layers_added_together_is_shared_out() -> None:
+    tensors = [error("attention", 6.0, "query", "key", "value"), error("dense", 3.0, "dense")]
+    assert worst_layers(tensors, 0.3) == ("dense",)
+    assert worst_layers(tensors, 0.5) == ("dense", "query")
+
+
 def test_no_layer_is_named_that_added_nothing() -> None:
-    assert worst_layers([error("a", 0.0)], 0.5) == ()
+    assert worst_layers([error("a", 0.0, "a")], 0.5) == ()
     assert worst_layers([], 0.95) == ()
+
+
+def test_a_layer_that_a_pass_merged_into_the_next_value_is_told_by_that_value(
+    model: ir.Model, feeds: list[dict[str, np.ndarray]]
+) -> None:
+    """As fused bias and activation do: the layer's own value has gone, the activation's shows its noise."""
+    spoiled = coarse(model, "w1")
+    for node in spoiled.graph:
+        for output in node.outputs:
+            if output.name in ("m1", "a1"):
+                output.name = f"{output.name}_fused"
+        if "encoder.1" in str(node.metadata_props.get(NAME_SCOPES)):
+            node.metadata_props.pop(NAME_SCOPES)
+    found = compare_tensors(model, spoiled, feeds, GraphRunner(1))
+    assert "encoder.1" not in [item.module for item in found]
+    assert "encoder.1" in found[0].layers
+    assert worst_layers(found, 0.4)[0] in found[0].layers

@@ -12,7 +12,7 @@ import pytest
 
 from optimize.errors import UsageError
 from optimize.evaluate.gates import figures_of, judge, read_previous
-from optimize.facts import AccuracyResult, Latency, ModelFacts, OutputAccuracy, Speedup, ThroughputResult
+from optimize.facts import AccuracyResult, Energy, Latency, ModelFacts, OutputAccuracy, Speedup, ThroughputResult
 from optimize.figures import FIGURES
 
 
@@ -66,8 +66,10 @@ def test_every_figure_that_gates_may_name_can_be_had() -> None:
         "throughput": timing(9.0).model_dump(mode="json"),
         "optimized": graph(50).model_dump(mode="json"),
     }
-    throughput = timing(p90_ms=11.0, p99_ms=12.0)
+    energy = Energy(device="CPU", source="RAPL", joules_per_sample=0.05, watts=45.0, runs=9, seconds=2.0)
+    throughput = timing(p90_ms=11.0, p99_ms=12.0, energy=(energy,))
     figures = figures_of([accuracy], throughput, graph(200), graph(55), previous)
+    assert figures["energy"] == 0.05
     named = {name.partition(".")[0] if name.startswith(("metric", "drop")) else name for name in figures}
     assert named == set(FIGURES)
     assert figures["drop.a"] == pytest.approx(0.05)

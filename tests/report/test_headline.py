@@ -73,3 +73,15 @@ def test_the_worst_output_counts() -> None:
     assert headline.worst(two, "cosine", low_is_bad=True) == 0.5
     unknown = final.model_copy(update={"outputs": (good, bad.model_copy(update={"cosine": None}))})
     assert headline.worst(unknown, "cosine", low_is_bad=True) is None
+
+
+def test_changed_decisions_are_told_in_a_sentence() -> None:
+    changed = reports.accuracy("engine", 0.1, decisions=50_000, flips_total=412, flips_worse=247, flips_better=62)
+    assert headline.flips(changed) == "412 of 50,000 changed, 60 % from right to wrong, 15 % from wrong to right"
+    assert headline.flips(changed.model_copy(update={"flips_worse": None})) == "412 of 50,000 changed"
+    report = reports.passing(accuracy=(changed,))
+    assert headline.flips(changed) in headline.headlines(report)[2].lines
+
+
+def test_energy_a_sample_stands_with_the_speed() -> None:
+    assert "652 mJ → 208 mJ a sample (RAPL, whole package)" in headline.headlines(reports.passing())[0].lines

@@ -146,3 +146,17 @@ def test_passes_that_found_nothing_share_one_line() -> None:
     assert "<b>fuse.rotary</b>" not in text
     missed = idle.model_copy(update={"patterns": (PatternFact(name="rotary", found=0, expected=2),)})
     assert "<b>fuse.rotary</b>" in page.render(reports.passing(passes=(missed,)))
+
+
+def test_energy_is_shown_with_its_counter_or_with_the_reason_why_not() -> None:
+    text = page.render(reports.passing())
+    assert "CPU energy a sample" in text
+    assert "45.0 W" in text
+    assert "RAPL, whole package" in text
+    throughput = reports.passing().throughput
+    assert throughput is not None
+    bare = tuple(item.model_copy(update={"energy": ()}) for item in throughput.contenders)
+    without = throughput.model_copy(update={"contenders": bare, "energy_missing": "CPU: no <counter>"})
+    text = page.render(reports.passing(throughput=without))
+    assert "energy a sample" not in text
+    assert "Energy not measured here. CPU: no &lt;counter&gt;." in text

@@ -9,6 +9,7 @@ import numpy as np
 from optimize.facts import (
     AccuracyResult,
     ArtifactFact,
+    Energy,
     Environment,
     Flip,
     GateResult,
@@ -72,6 +73,16 @@ def latency(contender: str, title: str, median_ms: float, seed: int) -> Latency:
         p90_ms=float(np.percentile(samples, 90)),
         throughput_per_s=float(8000 / np.median(samples)),
         peak_memory_bytes=int(4e6 * median_ms) + 150_000_000,
+        energy=(
+            Energy(
+                device="CPU",
+                source="RAPL, whole package",
+                joules_per_sample=median_ms * 0.045 / 8,
+                watts=45.0,
+                runs=20,
+                seconds=median_ms * 0.02,
+            ),
+        ),
     )
 
 

@@ -15,7 +15,7 @@ from passes.target import Target
 
 def run(payload: Mapping[str, Any], directory: Path, progress: Progress) -> dict[str, Any]:
     """Time the contenders that `payload["contenders"]` names: {"original": None, "exported": path, ...}."""
-    from optimize.evaluate import throughput
+    from optimize.evaluate import energy, throughput
 
     recipe = opening.recipe_from(payload)
     spec = recipe.evaluate.throughput
@@ -26,6 +26,7 @@ def run(payload: Mapping[str, Any], directory: Path, progress: Progress) -> dict
         for contender, path in payload["contenders"].items():
             progress(f"loading {contender}", 0, 0)
             sessions[contender] = stack.enter_context(open_contender(payload, contender, path))
+        meters, missing = energy.meters(payload["target"]["device"])
         result = throughput.measure(
             sessions,
             feeds,
@@ -34,6 +35,8 @@ def run(payload: Mapping[str, Any], directory: Path, progress: Progress) -> dict
             threads=spec.threads,
             seed=recipe.seed,
             progress=progress,
+            meters=meters,
+            energy_missing=missing,
         )
     floor = _floor(payload, result)
     return {
