@@ -132,6 +132,7 @@ class PassContext:
         progress: Called with (what, done, total); cheap to call often.
         base_directory: Folder that relative file names in a pass's options start from.
         scratch: A folder the pass may write temporary files to; emptied afterwards.
+        lessons: Files with what passes asked to learn from the source's module, by `passes.lessons.key`.
     """
 
     target: Target
@@ -142,6 +143,7 @@ class PassContext:
     progress: Callable[[str, int, int], None] = _no_progress
     base_directory: str = "."
     scratch: str | None = None
+    lessons: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def rng(self) -> np.random.Generator:
         """A fresh generator from the run's seed: the same numbers on every call."""
@@ -178,6 +180,10 @@ class Pass(pydantic.BaseModel, abc.ABC):
 
     def missing(self) -> str | None:
         """How to install what these options need and is not here, or None."""
+        return None
+
+    def lesson(self) -> dict[str, Any] | None:
+        """What must be learned from the source's own module first, where the user's code runs, or None."""
         return None
 
     @abc.abstractmethod

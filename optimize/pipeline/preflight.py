@@ -76,6 +76,13 @@ def plan(
         needs_calibration |= built.requires_calibration()
         if absent := built.missing():
             problems.append(BackendMissing(f"{item.name}: {absent}"))
+        if built.lesson() is not None and not hasattr(source, "torch_model"):
+            problems.append(
+                UsageError(
+                    f"{item.name}: a source of kind '{source.kind}' has no module to learn from.",
+                    hint="Use a source of kind torch or huggingface.",
+                )
+            )
         refusal = built.check(target)
         if refusal:
             problems.append(UsageError(f"{item.name}: {refusal}"))

@@ -13,7 +13,7 @@ from optimize.pipeline.executing import Executor
 from optimize.pipeline.store import Entry
 from optimize.recipe.model import Recipe
 from optimize.report.model import Blame
-from passes import registry
+from passes import lessons, registry
 
 Until = Literal["passes", "build"]
 """Steps a user may ask a run to stop after."""
@@ -43,6 +43,7 @@ class Steps:
         self.feeds: Entry | None = None
         self.passes: Entry | None = None
         self.engine: Entry | None = None
+        self.lessons: dict[str, Entry] = {}
         self.accuracy: tuple[AccuracyResult, ...] = ()
         self.throughput: ThroughputResult | None = None
         self.roofline: Roofline | None = None
@@ -142,6 +143,7 @@ class Steps:
         per_pass = recipe.evaluate.attribution == "passes"
         searches = any(item.name == "quantize.auto" for item in recipe.passes)
         calibration = feeds.facts["calibration"] if feeds is not None else None
+        self.lessons = self._lessons(capture, feeds, compared)
         inputs: dict[str, Any] = {
             "model": capture.facts["sha256"],
             "passes": [[item.name, item.options, registry.find(item.name).version] for item in recipe.passes],
@@ -150,6 +152,7 @@ class Steps:
             "seed": recipe.seed,
             "reference": reference.key if per_pass and reference is not None else None,
             "engine": [recipe.engine, environment.identity()] if searches else None,
+            "lessons": {asked: entry.key for asked, entry in self.lessons.items()},
         }
         return self.executor.stage("passes", inputs, self._pass_payload(compared, shapes, model, feeds))
 
@@ -163,7 +166,21 @@ class Steps:
             "target": self.plan.target.model_dump(mode="json"),
             "calibration": feeds.facts["calibration"] if feeds is not None else None,
             "accuracy_per_pass": self.recipe.evaluate.attribution == "passes",
+            "lessons": {asked: str(entry.directory / entry.facts["file"]) for asked, entry in self.lessons.items()},
         }
+
+    def _lessons(self, capture: Entry, feeds: Entry | None, payload: Mapping[str, Any]) -> dict[str, Entry]:
+        """What passes want to know of the source's own module, by what they ask."""
+        found: dict[str, Entry] = {}
+        for item in self.recipe.passes:
+            asked = registry.find(item.name)(**item.options).lesson()
+            if asked is None or lessons.key(asked) in found:
+                continue
+            assert feeds is not None  # such passes need calibration data
+            inputs = {"capture": capture.key, "calibration": feeds.facts["calibration"]["sha256"], "asked": asked}
+            sent = {**payload, "feeds": str(feeds.directory), "asked": asked}
+            found[lessons.key(asked)] = self.executor.stage("learn", inputs, sent)
+        return found
 
     def _passes_with_accuracy(self) -> list[Mapping[str, Any]]:
         assert self.passes is not None

@@ -84,10 +84,10 @@ class HuggingFaceSource:
 
     def capture(self, progress: Progress) -> Capture:
         progress(f"load {self._path.name}", 0, 0)
-        return capture_module(self._model(), self._opset, progress)
+        return capture_module(self.torch_model(), self._opset, progress)
 
     def original(self, *, threads: int | None = None, compiled: bool = False) -> Session:
-        return self._model().session(threads=threads, compiled=compiled)
+        return self.torch_model().session(threads=threads, compiled=compiled)
 
     def _config(self) -> dict[str, Any]:
         if not self._path.is_dir():
@@ -139,7 +139,8 @@ class HuggingFaceSource:
             hint=f"Set source.task to one of: {', '.join(TASKS)}.",
         )
 
-    def _model(self) -> TorchModel:
+    def torch_model(self) -> TorchModel:
+        """The module, made once."""
         if self._built is None:
             config = self._config()
             task = self._resolved_task(config)

@@ -64,12 +64,13 @@ class TorchSource:
 
     def capture(self, progress: Progress) -> Capture:
         progress(f"run {self._factory}", 0, 0)
-        return capture_module(self._model(), self._opset, progress)
+        return capture_module(self.torch_model(), self._opset, progress)
 
     def original(self, *, threads: int | None = None, compiled: bool = False) -> Session:
-        return self._model().session(threads=threads, compiled=compiled)
+        return self.torch_model().session(threads=threads, compiled=compiled)
 
-    def _model(self) -> TorchModel:
+    def torch_model(self) -> TorchModel:
+        """The module, made once."""
         if self._built is None:
             what = f"factory '{self._factory}'"
             file = user_code.file_of(self._factory, self._base, what="factory")

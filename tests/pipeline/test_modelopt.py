@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -47,3 +49,71 @@ def test_without_modelopt_a_recipe_with_it_ends_with_3_and_the_command_that_inst
     assert result.returncode == 3, result.stderr
     said = " ".join((result.stdout + result.stderr).split())
     assert "quantize.modelopt: NVIDIA ModelOpt is not installed. Install it with: pip install" in said
+
+
+FACTORY = """
+import torch
+def build():
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Linear(64, 128), torch.nn.ReLU(), torch.nn.Linear(128, 32))
+    return {"module": module, "inputs": {"x": torch.randn(4, 64)}, "dynamic_axes": {"x": {0: "batch"}},
+            "output_names": ["y"], "ranges": {"batch": (1, 8, 16)}}
+"""
+
+TORCH_RECIPE = """schema_version: 1
+name: net
+source: SOURCE
+passes:
+  - clean
+  - quantize.modelopt_torch: {config: INT8_DEFAULT_CFG}
+calibration: {data: random, samples: 32}
+evaluate: {data: random, samples: 32, throughput: null}
+gates: {accuracy.cosine.min: 0.999}
+"""
+
+
+def optimize(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "optimize", *words], capture_output=True, text=True, check=False, cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("modelopt") is None, reason='nvidia-modelopt is not installed (the extra "modelopt")'
+)
+def test_a_run_takes_what_modelopt_learned_of_the_module_and_is_kept_in_the_store(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(FACTORY)
+    (tmp_path / "recipe.yaml").write_text(TORCH_RECIPE.replace("SOURCE", '{kind: torch, factory: "net.py:build"}'))
+    run = ("run", "recipe.yaml", "--store", "store", "--output", "out")
+    first = optimize(tmp_path, *run)
+    assert first.returncode == 0, first.stderr
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    stages = {stage["name"]: stage["outcome"] for stage in report["stages"]}
+    assert stages["learn"] == "done"
+    (record,) = (item for item in report["passes"] if item["name"] == "quantize.modelopt_torch")
+    assert record["changed"] == ["0", "2"]
+    assert record["figures"]["learned"] == "2 in int8"
+    assert "quantizers" not in first.stdout + first.stderr  # ModelOpt's own chatter
+    (tmp_path / "out" / "report.json").unlink()
+    assert optimize(tmp_path, *run).returncode == 0
+    again = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert {stage["name"]: stage["outcome"] for stage in again["stages"]}["learn"] == "reused"
+
+
+def test_a_source_without_a_module_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    onnx.save(onnx.parser.parse_model(TINY), tmp_path / "tiny.onnx")
+    (tmp_path / "recipe.yaml").write_text(TORCH_RECIPE.replace("SOURCE", "{kind: onnx, path: tiny.onnx}"))
+    result = optimize(tmp_path, "check", "recipe.yaml", "--store", "store")
+    assert result.returncode != 0
+    said = " ".join((result.stdout + result.stderr).split())
+    assert "quantize.modelopt_torch: a source of kind 'onnx' has no module to learn from." in said
+
+
+def test_the_users_module_is_not_run_when_only_data_is_trusted(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text("raise SystemExit('the factory was imported')")
+    (tmp_path / "recipe.yaml").write_text(TORCH_RECIPE.replace("SOURCE", '{kind: torch, factory: "net.py:build"}'))
+    result = optimize(tmp_path, "run", "recipe.yaml", "--store", "store", "--data-only")
+    assert result.returncode == 2
+    assert "source.factory: net.py:build" in " ".join(result.stderr.split())
+    assert "was imported" not in result.stderr

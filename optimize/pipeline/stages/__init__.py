@@ -26,6 +26,7 @@ STAGES = {
     "capture": Stage("capture", True, (*_GRAPH, "torch", "transformers")),
     "feeds": Stage("feeds", True, ("numpy",)),
     "reference": Stage("reference", True, ("torch", "transformers", "onnxruntime", "numpy")),
+    "learn": Stage("learn", True, (*_GRAPH, "torch", "transformers", "nvidia-modelopt")),
     "passes": Stage("transform", False, (*_GRAPH, "nvidia-modelopt")),
     "build baseline": Stage("build", False, ("onnxruntime", "onnx", "tensorrt", "tensorrt-rtx")),
     "build": Stage("build", False, ("onnxruntime", "onnx", "tensorrt", "tensorrt-rtx")),

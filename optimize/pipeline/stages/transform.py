@@ -93,6 +93,7 @@ def context_of(payload: Mapping[str, Any], model: ir.Model, scratch: Path, progr
         progress=progress,
         base_directory=str(recipe.base),
         scratch=str(scratch),
+        lessons=payload["lessons"],
     )
 
 
