@@ -48,17 +48,18 @@ class StoredJudge:
     scratch: Path
     kind: Kind
     simulate: Callable[[ir.Model], ir.Model]
-    _expected: list[dict[str, Array]] = dataclasses.field(default_factory=list)
 
     def accuracy(self, model: ir.Model) -> dict[str, float]:
         """Mean cosine, SQNR in dB and relative L2 of the worst output against the unquantized model."""
-        if not self._expected:
-            runner = self.calibration.runner
-            self._expected = [runner(self.reference, feeds) for feeds in self.calibration.feeds()]
+        # On disk: the outputs of a language model on all calibration data do not fit in memory.
+        expected_in = self.scratch / "judge-reference"
+        runner = self.calibration.runner
+        if not expected_in.is_dir():
+            batches.write(expected_in, (runner(self.reference, feeds) for feeds in self.calibration.feeds()))
         comparison = Comparison(kind=self.kind)
         candidate = self.simulate(model)
-        for expected, feeds in zip(self._expected, self.calibration.feeds(), strict=True):
-            comparison.add(expected, self.calibration.runner(candidate, feeds), None)
+        for expected, feeds in zip(batches.read(expected_in), self.calibration.feeds(), strict=True):
+            comparison.add(expected, runner(candidate, feeds), None)
         outputs = comparison.result("candidate").outputs
         infinite = float("inf")
         return {

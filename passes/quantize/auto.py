@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import glob
+import json
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -82,8 +83,8 @@ class QuantizeAuto(Pass):
         named = _named_layers(model)
         if not named:
             return PassResult(patterns=(Pattern("layer", 0),), notes=("No layer with stored weights to quantize.",))
-        until = time.monotonic() + 60 * self.minutes
-        allowance = Allowance(self.evaluations, until)
+        started = time.monotonic()
+        allowance = Allowance(self.evaluations, started + 60 * self.minutes)
         assigned: dict[str, str] = {}
         steps: list[_Step] = []
         for name in self.formats:
@@ -93,7 +94,7 @@ class QuantizeAuto(Pass):
             step = self._try_format(model, name, named, assigned, open_layers, context, context.judge, allowance)
             steps.append(step)
             assigned.update(dict.fromkeys(step.taken, name))
-        return self._conclude(model, named, assigned, steps, context, context.judge)
+        return self._conclude(model, named, assigned, steps, context, context.judge, started)
 
     def _try_format(
         self, model: ir.Model, name: str, named: Mapping[str, Layer], assigned: Mapping[str, str],
@@ -137,7 +138,7 @@ class QuantizeAuto(Pass):
 
     def _conclude(
         self, model: ir.Model, named: Mapping[str, Layer], assigned: dict[str, str], steps: list[_Step],
-        context: PassContext, judge: Judge,
+        context: PassContext, judge: Judge, started: float,
     ) -> PassResult:  # fmt: skip
         notes = [sentence for step in steps for sentence in step.sentences(self.metric, len(named))]
         skips = [
@@ -145,7 +146,12 @@ class QuantizeAuto(Pass):
             for layer in named
             if layer not in assigned
         ]
-        figures: dict[str, float | int | str] = {"evaluations": sum(len(step.trials) for step in steps)}
+        figures: dict[str, float | int | str] = {
+            "evaluations": sum(len(step.trials) for step in steps),
+            "evaluations allowed": self.evaluations,
+            "minutes": round((time.monotonic() - started) / 60, 2),
+            "minutes allowed": self.minutes,
+        }
         if not assigned:
             notes.append(
                 f"Nothing is quantized: no candidate within {self.evaluations} evaluations met the budget."
@@ -154,8 +160,8 @@ class QuantizeAuto(Pass):
         lines = self._recipe(named, assigned)
         candidate = model.clone()
         self._quantize(candidate, named, assigned, context)
-        figures["latency ms before"] = before = judge.latency_ms(model)
-        figures["latency ms after"] = after = judge.latency_ms(candidate)
+        before, after = _in_turns(judge, model, candidate)
+        figures |= {"latency ms before": before, "latency ms after": after}
         if after * self.min_gain > before:
             notes.append(
                 f"Not worth quantizing: {after:.3g} ms against {before:.3g} ms as it came, a gain of "
@@ -165,6 +171,10 @@ class QuantizeAuto(Pass):
         labels = tuple(layer_label(named[layer].node) for layer in named if layer in assigned)
         results = self._quantize(model, named, assigned, context)
         notes += [note for result in results for note in result.notes]
+        notes.append(
+            f"{self.metric} {self.budget:g} holds on the calibration data, which the search looked at many times; "
+            "the report's accuracy, on other data, may be a little worse. A gate on it decides."
+        )
         notes.append("The same without a search:\n" + lines)
         return PassResult(
             patterns=(Pattern("layer", len(assigned)),),
@@ -195,7 +205,8 @@ class QuantizeAuto(Pass):
             if name not in assigned.values():
                 continue
             lines.append(f"- quantize.{name}:")
-            lines += [f"    {key}: {value}" for key, value in self.options.get(name, {}).items() if key != "skip"]
+            options = {key: value for key, value in self.options.get(name, {}).items() if key != "skip"}
+            lines += [f"    {key}: {_yaml(value)}" for key, value in options.items()]
             lines.append("    skip:")
             lines += [f"      - '{item}'" for item in self.options.get(name, {}).get("skip", ())]
             for layer, found in named.items():
@@ -224,6 +235,18 @@ class _Step:
             f"{'meets' if trial.met else 'misses'} the budget."
             for number, trial in enumerate(self.trials, 1)
         ]
+
+
+def _yaml(value: Any) -> str:
+    """An option's value as a recipe spells it; JSON is YAML, words need no quotes."""
+    is_word = isinstance(value, str) and value.isidentifier() and value not in ("true", "false", "null")
+    return str(value) if is_word else json.dumps(value)
+
+
+def _in_turns(judge: Judge, before: ir.Model, after: ir.Model) -> tuple[float, float]:
+    """Latencies of both in milliseconds, the better of two measurements each: the machine's pace may drift."""
+    rounds = [(judge.latency_ms(before), judge.latency_ms(after)) for _ in range(2)]
+    return min(first for first, _ in rounds), min(second for _, second in rounds)
 
 
 def _named_layers(model: ir.Model) -> dict[str, Layer]:

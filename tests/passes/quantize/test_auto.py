@@ -8,6 +8,7 @@ from collections import Counter
 import numpy as np
 import onnx_ir as ir
 import pytest
+from ruamel.yaml import YAML
 
 from passes.base import PassFailed
 from passes.quantize._search import Allowance, search
@@ -102,6 +103,8 @@ def test_exactly_the_spoiled_layers_are_left_out_named_and_pasteable() -> None:
     paste = result.notes[-1]
     assert "- quantize.int8:\n    activations: static\n    skip:\n      - 'layer1'\n      - 'layer4'" in paste
     assert sum(note.startswith("Trial") for note in result.notes) == result.figures["evaluations"]
+    assert result.figures["evaluations allowed"] == 24
+    assert float(result.figures["minutes"]) < float(result.figures["minutes allowed"])
 
 
 def test_when_quantizing_is_not_faster_the_model_stays_as_it_was() -> None:
@@ -112,6 +115,31 @@ def test_when_quantizing_is_not_faster_the_model_stays_as_it_was() -> None:
     assert result.rewrites == 0
     assert any(note.startswith("Not worth quantizing: 16 ms against 10 ms") for note in result.notes)
     assert ir.to_onnx_text(model) == before
+
+
+def test_what_it_prints_can_be_pasted_whatever_the_options_are() -> None:
+    options = {"int8": {"activations": "static", "smooth": None, "bias_correction": True, "percentile": 99.9}}
+    model = branches((1,))
+    _, world = setting(model)
+    result = QuantizeAuto(options=options, budget=0.999).apply(model, world)  # type: ignore[arg-type]
+    lines = result.notes[-1].partition("\n")[2]
+    (pasted,) = YAML(typ="safe").load(lines)
+    again = QuantizeInt8.model_validate(pasted["quantize.int8"])
+    assert again == QuantizeInt8(**{**options["int8"], "skip": ("layer1",)})
+
+
+def test_a_machine_that_slows_down_between_two_measurements_does_not_decide() -> None:
+    @dataclasses.dataclass
+    class Drifting(RealJudge):
+        calls: int = 0
+
+        def latency_ms(self, model: ir.Model) -> float:
+            self.calls += 1
+            return super().latency_ms(model) * (3 if self.calls == 2 else 1)
+
+    model = branches(())
+    world = context(TENSORRT, calibration=data(), judge=Drifting(model.clone(), data()))
+    assert QuantizeAuto(options=STATIC, budget=0.99).apply(model, world).rewrites == LAYERS  # type: ignore[arg-type]
 
 
 def test_a_budget_that_nothing_meets_leaves_the_model_and_says_so() -> None:
