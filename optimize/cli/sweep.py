@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -48,11 +49,10 @@ def sweep(
         on_done=lambda label, verdict: console.err(f"{verdict:<5} {label}"),
     )
     sweeping.write(points, output)
-    rows = [point.model_dump(mode="json") for point in points]
     if as_json:
-        console.out_json(rows)
+        console.out_json([point.model_dump(mode="json") for point in points])
     else:
-        console.out(pareto.table(rows))
+        console.out(pareto.table(points))
         console.out(f"\n{output / 'sweep.html'}")
     verdicts = {point.verdict for point in points}
     return STAGE_FAILED if "ERROR" in verdicts else GATE_FAILED if "FAIL" in verdicts else PASSED
@@ -64,7 +64,8 @@ def _varied(given: list[str] | None) -> dict[str, list[str]]:
     found = {}
     for item in given or ():
         name, _, values = item.partition("=")
-        split = [value for value in values.split(",") if value]
+        # Commas inside brackets belong to a value: passes=[clean],[clean, fuse].
+        split = [value.strip() for value in re.split(r",(?![^\[{]*[\]}])", values) if value.strip()]
         if not name or not split:
             raise UsageError(f"--vary: expected NAME=A,B,C, got '{item}'.")
         found[name] = split

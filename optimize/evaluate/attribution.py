@@ -136,8 +136,18 @@ def _error(pair: Match, figures: Mapping[str, OutputAccuracy], usable: Mapping[s
         sqnr_db=found.sqnr_db,
         cosine=found.cosine,
         added=0.0 if math.isinf(inherited) else max(0.0, noise - inherited),
-        layers=pair.layers,
+        layers=pair.layers or _layers_before(pair, usable),
     )
+
+
+def _layers_before(pair: Match, usable: Mapping[str, Match]) -> tuple[str, ...]:
+    """The layers right before a value that none computes.
+
+    An activation or normalisation takes signal away and leaves the noise, so that its share of noise grows: that
+    is the doing of the layers it reads.
+    """
+    layers = (layer for name in sorted(pair.after) if name in usable for layer in usable[name].layers)
+    return tuple(dict.fromkeys(layers))
 
 
 def _by_blame(item: TensorError) -> tuple[float, float]:

@@ -13,13 +13,13 @@ import json
 import multiprocessing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from optimize import errors
-from optimize.facts import Fact
+from optimize.facts import Point, Sweep
 from optimize.pipeline import files, running
 from optimize.pipeline.executing import Silent
 from optimize.recipe import reading
+from optimize.report import front
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,28 +33,6 @@ class Task:
     recipe: Path
     variables: Mapping[str, str]
     label: str
-
-
-class Point(Fact):
-    """One run's place in the plane of accuracy, latency and size.
-
-    Attributes:
-        cosine: Mean cosine of the engine (or the simulated model) against the original.
-        latency_ms: Median of the optimised engine.
-        size_bytes: Of the optimised ONNX with its data.
-        verdict: "PASS", "FAIL" or "ERROR".
-        is_on_front: Whether no other passing run is better in one figure and at least as good in the others.
-    """
-
-    label: str
-    variables: dict[str, str]
-    verdict: str
-    cosine: float | None = None
-    latency_ms: float | None = None
-    speedup: float | None = None
-    size_bytes: int | None = None
-    error: str = ""
-    is_on_front: bool = False
 
 
 def tasks(recipes: Sequence[Path], vary: Mapping[str, Sequence[str]]) -> list[Task]:
@@ -114,7 +92,7 @@ def run(
         from optimize.pipeline import ray_cluster
 
         points = ray_cluster.run(arguments, ray_address, cpus_per_task, gpus_per_task, on_done)
-    return with_front(points)
+    return list(front.with_front(points))
 
 
 def run_one(task: Task, store: str, output: str, is_timed: bool) -> Point:
@@ -150,37 +128,23 @@ def point_of(task: Task, result: running.RunResult) -> Point:
     )
 
 
-def with_front(points: Iterable[Point]) -> list[Point]:
-    """Mark the points that no other point dominates; failed runs and runs without figures are never on it."""
-    found = list(points)
-    able = [item for item in found if item.verdict != "ERROR" and item.cosine is not None]
-    return [
-        item.model_copy(update={"is_on_front": item in able and not any(_dominates(other, item) for other in able)})
-        for item in found
-    ]
-
-
-def _dominates(one: Point, other: Point) -> bool:
-    """Whether `one` is at least as good everywhere and better somewhere; a missing figure counts as worst."""
-    worst = float("inf")
-    pairs = [
-        (-(one.cosine or 0.0), -(other.cosine or 0.0)),
-        (one.latency_ms or worst, other.latency_ms or worst),
-        (one.size_bytes or worst, other.size_bytes or worst),
-    ]
-    return all(left <= right for left, right in pairs) and any(left < right for left, right in pairs)
-
-
 def write(points: Sequence[Point], output: Path) -> None:
-    """Write `sweep.json`, and the table and plot beside it."""
-    from optimize.report import pareto
+    """Write `sweep.json`, the table and the plot beside it, and the sweep's points into each run's own report."""
+    from optimize.report import pareto, writing
+    from optimize.report import reading as reports
 
-    rows: list[dict[str, Any]] = [point.model_dump(mode="json") for point in points]
+    rows = [point.model_dump(mode="json") for point in points]
     files.write_atomically(
         output / "sweep.json", json.dumps({"schema_version": 1, "points": rows}, indent=2).encode()
     )
-    files.write_atomically(output / "sweep.md", pareto.markdown(rows).encode())
-    files.write_atomically(output / "sweep.html", pareto.page(rows).encode())
+    files.write_atomically(output / "sweep.md", pareto.markdown(points).encode())
+    files.write_atomically(output / "sweep.html", pareto.page(points).encode())
+    for point in points:
+        folder = output / point.label
+        if point.verdict != "ERROR" and (folder / "report.json").is_file():
+            report = reports.read(folder)
+            placed = report.model_copy(update={"sweep": Sweep(label=point.label, points=tuple(points))})
+            writing.write(placed, folder)
 
 
 def _drain(futures: Iterable[concurrent.futures.Future[Point]]) -> None:

@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 
 from optimize.console import printable
 from optimize.facts import Environment, GateResult
-from optimize.report import charts, headline, rows, wording
+from optimize.report import charts, front, headline, pareto, rows, wording
 from optimize.report.model import Report
 
 MARKS = {"PASS": "✓", "FAIL": "✗", "ERROR": "!", "PARTIAL": "…"}
@@ -58,6 +58,7 @@ def _facts(report: Report) -> dict[str, Any]:
     last = len(accuracy) - 1
     final = headline.final_accuracy(report)
     throughput = report.throughput
+    points = front.points_of(report)
     return {
         "report": report,
         "mark": MARKS[report.verdict],
@@ -73,6 +74,10 @@ def _facts(report: Report) -> dict[str, Any]:
         "flips": _flips(report),
         "flip_sentence": headline.flips(final) if final else "",
         "metered": rows.metered(report),
+        "front": points,
+        "pareto": pareto.plot(points, report.sweep.label if report.sweep else "optimized"),
+        "pareto_heads": pareto.HEADS,
+        "pareto_rows": [pareto.cells(point) for point in points],
         "shapes": ", ".join(
             f"{wording.one_line(name)} {' × '.join(map(str, shape))}"
             for name, shape in (throughput.shapes if throughput else {}).items()

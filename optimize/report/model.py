@@ -17,6 +17,7 @@ from optimize.facts import (
     PassRecord,
     Roofline,
     StageRecord,
+    Sweep,
     TensorError,
     ThroughputResult,
 )
@@ -58,6 +59,7 @@ class Report(Fact):
         stages: The steps of the run, in order.
         accuracy: One entry per stage compared with the original, in order of the run.
         layers: The optimised graph's computing layers with their number formats.
+        sweep: Its place among the runs of a sweep, once that has ended.
     """
 
     schema_version: Literal[1] = 1
@@ -84,6 +86,7 @@ class Report(Fact):
     gates: tuple[GateResult, ...] = ()
     blame: Blame | None = None
     stopped_after: str = ""
+    sweep: Sweep | None = None
     notes: tuple[str, ...] = ()
 
     @pydantic.model_validator(mode="before")

@@ -1,35 +1,46 @@
-"""A sweep's points as a table and a plot: accuracy lost against latency, the front marked."""
+"""Points in the plane of latency and accuracy as a table and a plot, the Pareto front marked."""
 
 from __future__ import annotations
 
-import html
+import importlib.resources
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
-Row = Mapping[str, Any]
-_HEADS = ("", "run", "verdict", "cosine", "latency ms", "speedup", "size MB")
-_WIDTH, _HEIGHT, _MARGIN = 760, 420, 60
+import jinja2
+from markupsafe import Markup, escape
+
+from optimize.facts import Point
+from optimize.report import markdown as marks
+from optimize.report import wording
+
+HEADS = ("", "Run", "Verdict", "Cosine", "Latency", "Speedup", "Size")
+
+_WIDTH, _HEIGHT = 960, 400
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 16, 46
 _FLOOR = 1e-7
+"""Errors below this are drawn at it: single precision tells no less."""
+
+_SIDE = 0.62
+"""Points right of this share of the width have their names to the left."""
 
 
-def cells(row: Row) -> tuple[str, ...]:
-    """A row's texts, under `_HEADS`."""
+def cells(point: Point) -> tuple[str, ...]:
+    """A point's texts, under `HEADS`."""
     return (
-        "★" if row["is_on_front"] else "",
-        row["label"],
-        row["verdict"],
-        _number(row["cosine"], ".5f"),
-        _number(row["latency_ms"], ".2f"),
-        _number(row["speedup"], ".2f"),
-        _number(row["size_bytes"] / 1e6 if row["size_bytes"] is not None else None, ".1f"),
+        "★" if point.is_on_front else "",
+        wording.one_line(point.label),
+        point.verdict or wording.ABSENT,
+        wording.likeness(point.cosine),
+        wording.milliseconds(point.latency_ms),
+        wording.ratio(point.speedup),
+        wording.size(point.size_bytes),
     )
 
 
-def table(rows: Sequence[Row]) -> str:
+def table(points: Sequence[Point]) -> str:
     """A plain table for the terminal; ★ marks the Pareto front."""
-    lines = [_HEADS, *(cells(row) for row in rows)]
-    widths = [max(len(line[place]) for line in lines) for place in range(len(_HEADS))]
+    lines = [HEADS, *(cells(point) for point in points)]
+    widths = [max(len(line[place]) for line in lines) for place in range(len(HEADS))]
     text = [
         "  ".join(
             cell.ljust(width) if place < 3 else cell.rjust(width)
@@ -37,81 +48,116 @@ def table(rows: Sequence[Row]) -> str:
         ).rstrip()
         for line in lines
     ]
-    text += [f"{row['label']}: {row['error']}" for row in rows if row["error"]]
+    text += [f"{wording.one_line(f'{point.label}: {point.error}')}" for point in points if point.error]
     return "\n".join(text)
 
 
-def markdown(rows: Sequence[Row]) -> str:
+def markdown(points: Sequence[Point]) -> str:
     """The same for a pull-request comment."""
-    lines = ["| " + " | ".join(_HEADS) + " |", "|" + "---|" * len(_HEADS)]
-    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells(row)) + " |" for row in rows]
+    lines = [f"| {' | '.join(HEADS)} |", "| --- | --- | --- | ---: | ---: | ---: | ---: |"]
+    lines += [f"| {' | '.join(map(marks.text, cells(point)))} |" for point in points]
+    lines += [f"\n{marks.text(point.label)}: {marks.text(point.error)}" for point in points if point.error]
     return "\n".join(lines) + "\n"
 
 
-def page(rows: Sequence[Row]) -> str:
-    """A self-contained page: plot above, table below."""
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells(row)) + "</tr>" for row in rows
+def page(points: Sequence[Point]) -> str:
+    """A self-contained page: plot above, table below; no script, no network."""
+    folder = importlib.resources.files("optimize.report") / "page"
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    heads = "".join(f"<th scope='col'>{html.escape(head)}</th>" for head in _HEADS)
-    return (
-        "<!doctype html><html lang='en'><meta charset='utf-8'><title>Sweep</title>"
-        "<meta name='viewport' content='width=device-width'><style>"
-        ":root{color-scheme:light dark;--line:#8886;--front:#0a7d55;--other:#8a94a6}"
-        "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
-        "table{border-collapse:collapse;width:100%}th,td{padding:.3rem .6rem;border-bottom:1px solid var(--line);"
-        "text-align:right}td:nth-child(-n+3),th:nth-child(-n+3){text-align:left}svg{width:100%;height:auto}"
-        "text{fill:currentColor;font-size:12px}</style><h1>Sweep</h1>"
-        f"{plot(rows)}<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></html>"
+    environment.filters["line"] = wording.one_line
+    return environment.from_string((folder / "sweep.html.j2").read_text(encoding="utf-8")).render(
+        style=Markup((folder / "page.css").read_text(encoding="utf-8")),  # ours, not the model's
+        plot=plot(points),
+        heads=HEADS,
+        rows=[(point, cells(point)) for point in points],
+        front=sum(point.is_on_front for point in points),
     )
 
 
-def plot(rows: Sequence[Row]) -> str:
-    """An SVG scatter plot: latency in ms across, 1 − cosine (logarithmic) up; area of a dot is its model's size."""
-    shown = [row for row in rows if row["cosine"] is not None and row["latency_ms"] is not None]
-    if not shown:
-        return "<p>No run has both an accuracy and a latency to plot.</p>"
-    across = [row["latency_ms"] for row in shown]
-    up = [math.log10(max(1 - row["cosine"], _FLOOR)) for row in shown]
-    largest = max(row["size_bytes"] or 1 for row in shown)
-    horizontal = _scale(0.0, max(across) * 1.1, _MARGIN, _WIDTH - 20)
-    vertical = _scale(min(up) - 0.3, max(up) + 0.3, _HEIGHT - _MARGIN, 20)
+def plot(points: Sequence[Point], this: str = "") -> Markup:
+    """An SVG scatter plot: latency across, 1 − cosine (logarithmic) up; a dot's area is its model's size.
+
+    Args:
+        points: With the front marked.
+        this: Label of the one to point out.
+    """
+    shown = [(item, item.cosine, item.latency_ms) for item in points if item.latency_ms is not None]
+    placed = [(item, max(1 - cosine, _FLOOR), ms) for item, cosine, ms in shown if cosine is not None and ms]
+    if not placed:
+        return Markup("")
+    end = max(ms for _, _, ms in placed) * 1.08
+    powers = [math.log10(error) for _, error, _ in placed]
+    low, high = math.floor(min(powers) - 0.2), math.ceil(max(powers) + 0.2)
+    x = _scale(0.0, end, _LEFT, _WIDTH - _RIGHT)
+    y = _scale(low, high, _HEIGHT - _BOTTOM, _TOP)
+    label = "; ".join(
+        f"{item.label}: cosine {wording.likeness(item.cosine)}, {wording.milliseconds(ms)}"
+        for item, _, ms in placed
+    )
     parts = [
-        f"<svg viewBox='0 0 {_WIDTH} {_HEIGHT}' role='img' aria-label='accuracy lost against latency'>",
-        f"<path d='M{_MARGIN} 20V{_HEIGHT - _MARGIN}H{_WIDTH - 20}' fill='none' stroke='var(--line)'/>",
-        f"<text x='{_WIDTH / 2}' y='{_HEIGHT - 15}' text-anchor='middle'>median latency, ms (left: better)</text>",
-        f"<text x='16' y='{_HEIGHT / 2}' text-anchor='middle' transform='rotate(-90 16 {_HEIGHT / 2})'>"
-        "1 − cosine, logarithmic (down is better)</text>",
+        f'<svg class="chart pareto" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
+        f'aria-label="{escape(f"Accuracy lost against latency. {wording.one_line(label)}")}">',
+        *_grid(x, y, end, low, high),
+        _front_line(placed, x, y),
     ]
-    for tick in _ticks(max(across) * 1.1):
-        parts.append(
-            f"<text x='{horizontal(tick):.1f}' y='{_HEIGHT - _MARGIN + 18}' text-anchor='middle'>{tick:g}</text>"
-        )
-    for power in range(math.ceil(min(up) - 0.3), math.floor(max(up) + 0.3) + 1):
-        parts.append(f"<text x='{_MARGIN - 8}' y='{vertical(power) + 4:.1f}' text-anchor='end'>1e{power}</text>")
-    for row, left, height in zip(shown, across, up, strict=True):
-        colour = "var(--front)" if row["is_on_front"] else "var(--other)"
-        radius = 4 + 10 * math.sqrt((row["size_bytes"] or 1) / largest)
-        place = f"cx='{horizontal(left):.1f}' cy='{vertical(height):.1f}'"
-        name = html.escape(row["label"])
-        parts.append(
-            f"<circle {place} r='{radius:.1f}' fill='{colour}' fill-opacity='.7'><title>{name}</title></circle>"
-        )
-        parts.append(f"<text x='{horizontal(left) + radius + 4:.1f}' y='{vertical(height) + 4:.1f}'>{name}</text>")
-    return "".join(parts) + "</svg>"
+    largest = max((item.size_bytes or 0 for item, _, _ in placed), default=0) or 1
+    for item, error, ms in sorted(placed, key=lambda entry: -(entry[0].size_bytes or 0)):
+        parts.extend(_dot(item, x(ms), y(math.log10(error)), (item.size_bytes or 0) / largest, item.label == this))
+    return Markup("".join((*parts, "</svg>")))
 
 
-def _number(value: float | None, form: str) -> str:
-    return "–" if value is None else format(value, form)
+def _grid(x: Callable[[float], float], y: Callable[[float], float], end: float, low: int, high: int) -> list[str]:
+    bottom, right = _HEIGHT - _BOTTOM, _WIDTH - _RIGHT
+    parts = []
+    step = 10.0 ** math.floor(math.log10(end))
+    step = next(step / factor for factor in (1, 2, 5, 10) if end / (step / factor) >= 4)
+    for index in range(int(end / step) + 1):
+        at = x(index * step)
+        parts.append(f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="{_TOP}" y2="{bottom}"/>')
+        parts.append(f'<text x="{at:.1f}" y="{bottom + 18}" text-anchor="middle">{index * step:g}</text>')
+    for power in range(low, high + 1):
+        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{y(power):.1f}" y2="{y(power):.1f}"/>')
+        exact = "0" if 10.0**power < _FLOOR else f"{10.0**power:g}"
+        parts.append(f'<text x="{_LEFT - 8}" y="{y(power) + 4:.1f}" text-anchor="end">{exact}</text>')
+    parts.append(f'<text x="{right}" y="{_HEIGHT - 8}" text-anchor="end">median latency, ms; left is better</text>')
+    middle = (_TOP + bottom) / 2
+    parts.append(
+        f'<text x="14" y="{middle:.0f}" text-anchor="middle" transform="rotate(-90 14 {middle:.0f})">'
+        "1 − cosine; down is better</text>"
+    )
+    return parts
 
 
-def _scale(low: float, high: float, start: float, end: float) -> Any:
+def _front_line(
+    placed: Sequence[tuple[Point, float, float]], x: Callable[[float], float], y: Callable[[float], float]
+) -> str:
+    """Steps through the points that are best in latency and accuracy alone; others are on the front by size."""
+    best = math.inf
+    steps: list[str] = []
+    for item, error, ms in sorted(placed, key=lambda entry: (entry[2], entry[1])):
+        if item.is_on_front and error < best:
+            at = (x(ms), y(math.log10(error)))
+            steps.append(f"H{at[0]:.1f}V{at[1]:.1f}" if steps else f"M{at[0]:.1f} {at[1]:.1f}")
+            best = error
+    return f'<path class="front" d="{"".join(steps)}"/>' if len(steps) > 1 else ""
+
+
+def _dot(item: Point, left: float, top: float, share: float, is_this: bool) -> list[str]:
+    radius = 5 + 11 * math.sqrt(share)
+    kind = "own" if item.is_on_front else "other"
+    is_left = left > _WIDTH * _SIDE
+    text = left - radius - 6 if is_left else left + radius + 6
+    name = escape(wording.one_line(item.label))
+    ring = f'<circle class="ring" cx="{left:.1f}" cy="{top:.1f}" r="{radius + 3:.1f}"/>' if is_this else ""
+    return [
+        f'<g class="{kind}"><circle class="point" cx="{left:.1f}" cy="{top:.1f}" r="{radius:.1f}"/>{ring}',
+        f'<text class="label" x="{text:.1f}" y="{top + 4:.1f}" text-anchor="{"end" if is_left else "start"}">',
+        f"{name}</text></g>",
+    ]
+
+
+def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
     span = (high - low) or 1.0
     return lambda value: start + (value - low) / span * (end - start)
-
-
-def _ticks(high: float) -> list[float]:
-    step = 10 ** math.floor(math.log10(high)) if high > 0 else 1.0
-    if high / step < 3:
-        step /= 2
-    return [step * count for count in range(int(high / step) + 1)]

@@ -204,3 +204,11 @@ def test_a_layer_that_a_pass_merged_into_the_next_value_is_told_by_that_value(
     assert "encoder.1" not in [item.module for item in found]
     assert "encoder.1" in found[0].layers
     assert worst_layers(found, 0.4)[0] in found[0].layers
+
+
+def test_an_activations_noise_is_charged_to_the_layer_it_reads(
+    model: ir.Model, feeds: list[dict[str, np.ndarray]]
+) -> None:
+    found = {item.value: item for item in compare_tensors(model, coarse(model, "w1"), feeds, GraphRunner(1))}
+    assert found["r1"].module == "act.1"
+    assert found["r1"].layers == ("encoder.1",)

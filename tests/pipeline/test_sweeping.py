@@ -13,9 +13,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from optimize.cli import sweep
 from optimize.errors import RecipeError
+from optimize.facts import Point
 from optimize.pipeline import sweeping
-from optimize.pipeline.sweeping import Point
+from optimize.report import front
 from tests.support import tiny
 
 ROOT = Path(__file__).parents[2]
@@ -23,11 +25,11 @@ VARIED = "passes=clean,clean.dead_code"
 
 
 def point(label: str, cosine: float, latency: float, size: int, verdict: str = "PASS") -> Point:
-    return Point(label=label, variables={}, verdict=verdict, cosine=cosine, latency_ms=latency, size_bytes=size)
+    return Point(label=label, verdict=verdict, cosine=cosine, latency_ms=latency, size_bytes=size)
 
 
 def test_the_front_holds_what_nothing_else_beats() -> None:
-    points = sweeping.with_front(
+    points = front.with_front(
         [
             point("accurate", 0.999, 10, 100),
             point("fast", 0.99, 5, 50),
@@ -53,6 +55,17 @@ def test_a_sweep_runs_every_combination_and_writes_table_and_plot(tmp_path: Path
     assert [item["verdict"] for item in points] == ["PASS", "PASS"]
     assert any(item["is_on_front"] for item in points)
     assert "<svg" in (tmp_path / "out" / "sweep.html").read_text()
+    for item in points:
+        own = json.loads((tmp_path / "out" / item["label"] / "report.json").read_text())
+        assert own["sweep"] == {"label": item["label"], "points": points}
+        assert "runs of its sweep" in (tmp_path / "out" / item["label"] / "report.html").read_text()
+
+
+def test_varied_values_may_hold_commas_inside_brackets() -> None:
+    assert sweep._varied(["passes=[clean],[clean, fuse]", "bits=7, 8"]) == {
+        "passes": ["[clean]", "[clean, fuse]"],
+        "bits": ["7", "8"],
+    }
 
 
 def test_a_bad_value_is_found_before_anything_runs(tmp_path: Path) -> None:
