@@ -74,7 +74,11 @@ def learn(
             hint="The module may use functions instead of torch.nn layers; use our own quantize passes.",
         )
     if unread:
-        notes = (*notes, f"ModelOpt also has quantizers that are not placed: {', '.join(unread[:8])}.")
+        few = ", ".join(unread[:3]) + (" and others" if len(unread) > 3 else "")
+        notes = (
+            *notes,
+            f"ModelOpt also quantizes in {len(unread)} places without stored weights, not placed here: {few}.",
+        )
     return Lessons(layers, notes, f"ModelOpt {importlib.metadata.version('nvidia-modelopt')}")
 
 

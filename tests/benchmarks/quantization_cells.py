@@ -112,6 +112,27 @@ def modelopt(folder: Path, out: Path, mode: str, method: str) -> None:
     )  # fmt: skip
 
 
+def modelopt_torch(folder: Path, out: Path, config: str) -> None:
+    """ModelOpt's torch side on the module itself, its quantizers placed in the exported graph by our pass."""
+    import onnx_ir as ir
+
+    from optimize.sources.modelopt_learning import learn
+    from optimize.sources.torch_module import TorchSource
+    from passes import lessons, registry, saving
+    from tests.support.runner import context
+
+    batches = calibration(folder)
+    source = TorchSource(factory="examples/minilm.py:build")
+    asked = {"config": config}
+    learned = learn(source.torch_model(), asked, lambda: iter(batches), len(batches), lambda *_: None)
+    file = folder / f"{config}.npz"
+    lessons.write(learned, file)
+    model = ir.load(folder / "source.onnx")
+    world = context(lessons={lessons.key(asked): str(file)})
+    registry.find("quantize.modelopt_torch").model_validate(asked).apply(model, world)
+    saving.save(model, out)
+
+
 STATIC = {"activations": "static"}
 CELLS: dict[str, Callable[[Path, Path], None]] = {
     "int8 | dynamic, per channel | ours": lambda f, o: ours(f, o, "quantize.int8", {}),
@@ -123,6 +144,10 @@ CELLS: dict[str, Callable[[Path, Path], None]] = {
     "int8 | static entropy | ours": lambda f, o: ours(f, o, "quantize.int8", {**STATIC, "calibration": "entropy"}),
     "int8 | static entropy | ONNX Runtime": lambda f, o: ort_static(f, o, "Entropy"),
     "int8 | static entropy | ModelOpt": lambda f, o: modelopt(f, o, "int8", "entropy"),
+    "int8 | static min-max, torch side | ModelOpt": lambda f, o: modelopt_torch(f, o, "INT8_DEFAULT_CFG"),
+    "int8 | static, SmoothQuant 1, torch side | ModelOpt": lambda f, o: modelopt_torch(
+        f, o, "INT8_SMOOTHQUANT_CFG"
+    ),
     "int8 | static MSE | ours": lambda f, o: ours(f, o, "quantize.int8", {**STATIC, "calibration": "mse"}),
     "int8 | static, SmoothQuant 0.8 | ours": lambda f, o: ours(f, o, "quantize.int8", {**STATIC, "smooth": 0.8}),
     "int8 | static, SmoothQuant 0.8, GPTQ | ours": lambda f, o: ours(
@@ -130,11 +155,16 @@ CELLS: dict[str, Callable[[Path, Path], None]] = {
     ),
     "fp8 | static, per tensor | ours": lambda f, o: simulated(f, o, "quantize.fp8", {}),
     "fp8 | static, per tensor | ModelOpt": lambda f, o: modelopt(f, o, "fp8", "max"),
+    "fp8 | static, per tensor, torch side | ModelOpt": lambda f, o: modelopt_torch(f, o, "FP8_DEFAULT_CFG"),
     "int4 | block 32, MSE scales | ours": lambda f, o: ours(f, o, "quantize.int4", {}),
     "int4 | block 32, GPTQ | ours": lambda f, o: ours(f, o, "quantize.int4", {"algorithm": "gptq"}),
     "int4 | block 32, nearest | ONNX Runtime": ort_int4,
     "int4 | block 32, nearest | ModelOpt": lambda f, o: modelopt(f, o, "int4", "rtn_dq"),
     "int4 | block 32, AWQ clip | ModelOpt": lambda f, o: modelopt(f, o, "int4", "awq_clip"),
+    "int4 | block 128, GPTQ | ours": lambda f, o: ours(
+        f, o, "quantize.int4", {"algorithm": "gptq", "block_size": 128}
+    ),
+    "int4 | block 128, AWQ lite, torch side | ModelOpt": lambda f, o: modelopt_torch(f, o, "INT4_AWQ_CFG"),
     "fp4 | NVFP4 weights, block 16 | ours": lambda f, o: simulated(f, o, "quantize.fp4", {}),
 }
 """Every cell by "format | algorithm | whose"."""

@@ -12,6 +12,9 @@ from pathlib import Path
 import onnx
 import pytest
 
+from optimize.recipe.reading import load
+from tests.docs.blocks import blocks
+
 ROOT = Path(__file__).parents[2]
 
 WITHOUT_MODELOPT = """
@@ -117,3 +120,11 @@ def test_the_users_module_is_not_run_when_only_data_is_trusted(tmp_path: Path) -
     assert result.returncode == 2
     assert "source.factory: net.py:build" in " ".join(result.stderr.split())
     assert "was imported" not in result.stderr
+
+
+def test_every_recipe_of_the_page_reads(tmp_path: Path) -> None:
+    pages = [block for block in blocks(ROOT / "docs" / "modelopt.md") if block.language == "yaml"]
+    assert len(pages) == 3
+    for block in pages:
+        (tmp_path / block.title).write_text(block.body)
+        assert load(tmp_path / block.title).name == Path(block.title).stem
