@@ -46,15 +46,16 @@ def slim(path: Path) -> ir.Model:
     """What OnnxSlim makes of it."""
     import onnxslim
 
-    return ir.from_proto(onnxslim.slim(onnx.load(path)))
+    made: ir.Model = ir.from_proto(onnxslim.slim(onnx.load(path)))
+    return made
 
 
 def for_ort(path: Path) -> ir.Model:
     """What onnxscript's optimize_for_ort makes of it."""
     from onnxscript.rewriter.ort_fusions import optimize_for_ort
 
-    model, _ = optimize_for_ort(ir.load(path))
-    return model
+    made: ir.Model = optimize_for_ort(ir.load(path))[0]
+    return made
 
 
 def ours(path: Path) -> ir.Model:

@@ -29,7 +29,7 @@ TIE = 0.01
 """Ratios closer than this are called equal: rounds scatter by more."""
 
 
-def rows(field: Field, samples: Mapping[str, np.ndarray]) -> tuple[list[str], dict[str, float]]:  # type: ignore[type-arg]
+def rows(field: Field, samples: Mapping[str, np.ndarray]) -> tuple[list[str], dict[str, float]]:
     """(the table of one model, ratios to plain ONNX Runtime by contender)."""
     ratios = {key: float(np.median(values / samples[PLAIN])) for key, values in samples.items()}
     lines = ["| contender | ms median (fastest) | of plain ONNX Runtime |", "|---|---|---|"]

@@ -64,7 +64,7 @@ def _text(name: str) -> Callable[[], zoo.Example]:
     def build() -> zoo.Example:
         config = getattr(transformers, f"{name}Config")(vocab_size=99, **TEXT[name])
         inputs, axes = _sentences()
-        cache = {} if name in WITHOUT_CACHE else {"use_cache": False}
+        cache: dict[str, Any] = {} if name in WITHOUT_CACHE else {"use_cache": False}
         model = getattr(transformers, f"{name}Model")(config)
         return zoo.Example(zoo.Hidden(model, inputs, **cache), inputs, axes, {})
 

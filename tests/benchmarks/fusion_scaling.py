@@ -41,7 +41,7 @@ class Blocks:
         )
         self.model = ir.Model(graph, ir_version=10)
 
-    def weight(self, array: np.ndarray) -> ir.Value:  # type: ignore[type-arg]
+    def weight(self, array: np.ndarray | np.generic) -> ir.Value:
         """Add an initializer."""
         tensor = ir.tensor(array, name=f"w{len(self.weights)}")
         value = ir.Value(
@@ -52,7 +52,7 @@ class Blocks:
 
     def op(self, kind: str, *inputs: ir.Value, **attributes: object) -> ir.Value:
         """Add a node."""
-        node = ir.node(kind, list(inputs), attributes=attributes, name=f"n{len(self.nodes)}")  # type: ignore[arg-type]
+        node = ir.node(kind, list(inputs), attributes=attributes, name=f"n{len(self.nodes)}")
         node.outputs[0].name = f"v{len(self.nodes)}"
         self.nodes.append(node)
         return node.outputs[0]

@@ -41,7 +41,7 @@ ARRANGEMENTS = {
 }
 
 
-def measure(runs: Mapping[str, Run], rounds: int, turn: Turn) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+def measure(runs: Mapping[str, Run], rounds: int, turn: Turn) -> dict[str, np.ndarray]:
     """Milliseconds per contender and round; the order turns by one every round."""
     samples: dict[str, list[float]] = {name: [] for name in runs}
     order = list(runs)
@@ -52,7 +52,7 @@ def measure(runs: Mapping[str, Run], rounds: int, turn: Turn) -> dict[str, np.nd
     return {name: np.array(values) for name, values in samples.items()}
 
 
-def alone(run: Run, rounds: int) -> np.ndarray:  # type: ignore[type-arg]
+def alone(run: Run, rounds: int) -> np.ndarray:
     """Milliseconds of calls that follow each other, nobody else's between them."""
     time.sleep(0.1)
     return np.array([_take(run, Turn(0.0, 0, 1)) for _ in range(rounds)])
@@ -90,6 +90,6 @@ def section(name: str, runs: Mapping[str, Run], watched: tuple[str, ...], rounds
     return [*lines, f"| alone | {' | '.join(single)} |", ""]
 
 
-def cell(samples: np.ndarray) -> str:  # type: ignore[type-arg]
+def cell(samples: np.ndarray) -> str:
     """Median and fastest, as the page shows them."""
     return f"{np.median(samples):.1f} ({samples.min():.1f})"

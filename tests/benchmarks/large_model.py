@@ -90,7 +90,7 @@ def ours(source: Path, target: Path, algorithm: str = "rtn", form: str = "matmul
 
     device = Target(name="cpu", title="CPU", device="cpu", dialect="onnxruntime", precisions=("fp32", "int4"))
     model = ir.load(source)
-    quantize = QuantizeInt4(block_size=BLOCK, algorithm=algorithm, form=form)  # type: ignore[arg-type]
+    quantize = QuantizeInt4(block_size=BLOCK, algorithm=algorithm, form=form)
     result = quantize.apply(model, PassContext(target=device))
     assert not result.skips, result.skips
     saving.save(model, target)

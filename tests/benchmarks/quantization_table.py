@@ -99,7 +99,7 @@ def prepare(folder: Path, sentences: int) -> list[Arrays]:
         for index, batch in enumerate(docstrings.calibration(CALIBRATION_SENTENCES))
         for name, array in batch.items()
     }
-    np.savez(folder / "calibration.npz", **stored)
+    np.savez(folder / "calibration.npz", allow_pickle=False, **stored)
     return list(docstrings.evaluation(sentences))
 
 

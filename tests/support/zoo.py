@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from typing import Any
 
@@ -33,7 +33,7 @@ class Example:
 
     module: nn.Module
     inputs: dict[str, torch.Tensor]
-    dynamic: dict[str, tuple[str | None, ...]]
+    dynamic: Mapping[str, tuple[str | None, ...]]
     expected: dict[str, int]
     optimize: bool = True
 
@@ -64,7 +64,7 @@ def _text(name: str, **fields: Any) -> Callable[[str], Example]:
         )
         config._attn_implementation = attention
         model = getattr(transformers, f"{name}Model")(config)
-        cache = {} if name in ("Bert", "DistilBert", "Roberta") else {"use_cache": False}
+        cache: dict[str, Any] = {} if name in ("Bert", "DistilBert", "Roberta") else {"use_cache": False}
         ids = torch.randint(3, 99, (2, 8))
         inputs = {"input_ids": ids, "attention_mask": torch.ones(2, 8, dtype=torch.long)}
         axes = dict.fromkeys(inputs, ("batch", "tokens"))
@@ -327,4 +327,5 @@ def exported(example: Example, longest: int) -> ir.Model:
     assert program is not None
     if not example.optimize:
         fold_constants(program.model)
-    return program.model
+    model: ir.Model = program.model
+    return model

@@ -49,7 +49,7 @@ def main(job_path: Path) -> None:
         "layer_count": len(artifact.details["layers"]),
     }
     with engine.open(artifact.path) as session:
-        np.savez(folder / "outputs.npz", **session.run(feeds))
+        np.savez(folder / "outputs.npz", allow_pickle=False, **session.run(feeds))
         write(folder, result)
         result["alone_ms"] = float(np.median(session.timings(feeds, runs=50).compute_ms))
         write(folder, result)

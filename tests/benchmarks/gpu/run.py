@@ -14,6 +14,7 @@ import copy
 import json
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -131,8 +132,10 @@ def build_variants(
                 jobs.export(half, sample, folder / "model.onnx", variant.opset)
                 models[spelling] = folder / "model.onnx"
             folder = scratch / f"variant-{index}"
-            arguments = (variant, models[spelling], feeds, folder, target, options.plugins)
-            running[variant.name] = (folder, pool.submit(jobs.build, *arguments, options.seconds))
+            building = pool.submit(
+                jobs.build, variant, models[spelling], feeds, folder, target, options.plugins, options.seconds
+            )
+            running[variant.name] = (folder, building)
         for name, (folder, future) in running.items():
             facts = built[name] = future.result()
             if "failed" not in facts:
@@ -152,7 +155,7 @@ def torch_contenders(
     """PyTorch's own ways, with their errors noted in `built`."""
     stream = torch.cuda.current_stream()
     half, sample = copy.deepcopy(module).half(), x.half()
-    found = {EAGER: lambda: module(x), "torch eager FP16": lambda: half(sample)}
+    found: dict[str, Callable[[], Any]] = {EAGER: lambda: module(x), "torch eager FP16": lambda: half(sample)}
     fast, image = half, sample
     if case.channels_last:
         fast = copy.deepcopy(half).to(memory_format=torch.channels_last)
@@ -170,12 +173,12 @@ def torch_contenders(
 
         found[name] = step
     contenders = []
-    for name, step in found.items():
+    for name, call in found.items():
         for _ in range(3):  # Compiling and capturing happen in the first runs.
-            y = step()
+            y = call()
         error = (y.float() - reference).norm() / reference.norm()
         built[name] = {"relative_error": float(error)}
-        contenders.append(Contender(name, step, stream))
+        contenders.append(Contender(name, call, stream))
     return contenders
 
 
