@@ -109,15 +109,14 @@ def _is_lookup(node: ir.Node, table: ir.Value) -> bool:
 def _row_scales(value: ir.Value) -> Array | None:
     """(rows, 1) float32, one step in real units; None when the table is not finite."""
     assert value.const_value is not None
+    rows = int(value.const_value.shape.numpy()[0])
+    largest = np.empty((rows, 1), np.float32)
     with reading(value.const_value) as table:
-        scales = np.empty((table.shape[0], 1), np.float32)
-        for start in range(0, table.shape[0], CHUNK_ROWS):
-            part = np.asarray(table[start : start + CHUNK_ROWS], np.float32)
-            largest = np.abs(part).max(axis=1, keepdims=True)
-            if not np.isfinite(largest).all():
-                return None
-            scales[start : start + CHUNK_ROWS] = numerics.symmetric_scale(largest, numerics.INT8)
-    return scales
+        for start in range(0, rows, CHUNK_ROWS):
+            part = slice(start, start + CHUNK_ROWS)
+            largest[part] = np.abs(np.asarray(table[part], np.float32)).max(axis=1, keepdims=True)
+        del table  # or the file stays mapped
+    return numerics.symmetric_scale(largest, numerics.INT8) if np.isfinite(largest).all() else None
 
 
 def _rewrite(editor: Editor, value: ir.Value, scales: Array, reads: list[ir.Node]) -> None:
@@ -130,6 +129,7 @@ def _rewrite(editor: Editor, value: ir.Value, scales: Array, reads: list[ir.Node
             for start in range(0, table.shape[0], CHUNK_ROWS):
                 rows = slice(start, start + CHUNK_ROWS)
                 codes[rows] = numerics.quantize(np.asarray(table[rows], np.float32), scales[rows], numerics.INT8)
+            del table  # or the file stays mapped
         return ir.tensor(codes)
 
     stem = str(value.name)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import onnx_ir as ir
 import pytest
 
+from passes import saving
 from passes.base import PassContext
 from passes.quantize.embeddings import QuantizeEmbeddings
 from passes.target import Target
@@ -112,3 +116,13 @@ def test_two_lookups_share_one_table() -> None:
 def test_tensorrt_is_told_that_nothing_is_gained() -> None:
     target = Target(name="h200", title="H200", device="cuda", dialect="tensorrt")
     assert "folds the table back" in (QuantizeEmbeddings().check(target) or "")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/maps")
+def test_a_mapped_table_is_let_go_after_the_pass_and_after_saving(tmp_path: Path) -> None:
+    saving.save(model(), tmp_path / "in.onnx", inline_bytes=0)
+    mapped = ir.load(tmp_path / "in.onnx")
+    assert apply(mapped).rewrites == 1
+    assert not [line for line in Path("/proc/self/maps").read_text().splitlines() if str(tmp_path) in line]
+    saving.save(mapped, tmp_path / "out.onnx", inline_bytes=0)
+    assert not [line for line in Path("/proc/self/maps").read_text().splitlines() if str(tmp_path) in line]
