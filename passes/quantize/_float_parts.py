@@ -13,13 +13,13 @@ import onnx_ir as ir
 from passes import block_formats, numerics
 from passes.base import PassFailed
 from passes.quantize import _float_blocks
-from passes.quantize._gptq import round_with_feedback
+from passes.quantize._gptq import corrected, round_with_feedback
 from passes.quantize._lazy import Parts, reading
+from passes.quantize._moments import Moments
 from passes.quantize._tiles import to_float32
 from passes.quantize._weights import Weight
 
 Array = npt.NDArray[Any]
-Float64 = npt.NDArray[np.float64]
 FloatFormat = Literal["fp8", "fp8_block", "mxfp8", "mxfp8_trt", "nvfp4", "mxfp4"]
 """`mxfp8_trt` is MXFP8 for TensorRT's own operator, `mxfp8` the same numbers for standard ONNX."""
 
@@ -34,7 +34,10 @@ class FloatParts:
         layout: The stored format.
         block_size: Elements per block, for `fp8_block`; the other formats have their own.
         search: Choose NVFP4 block scales by least squared error.
-        moments: Round for the least output error on inputs with these second moments, `(K, K)`.
+        moments: Round for the least output error on inputs with these moments.
+
+    Attributes:
+        restored: With moments, once evaluated, the numbers that the parts stand for, shaped like the weight.
     """
 
     def __init__(
@@ -44,12 +47,13 @@ class FloatParts:
         *,
         block_size: int = 32,
         search: bool = False,
-        moments: Float64 | None = None,
+        moments: Moments | None = None,
     ) -> None:
         self._weight = weight
         self._format = layout
         self._search = search
         self._moments = moments
+        self.restored: Array | None = None
         self._global_scale: np.float32 | None = None
         own = {"nvfp4": block_formats.NVFP4_BLOCK, "fp8_block": block_size}
         self._block = own.get(layout, block_formats.MX_BLOCK)
@@ -138,6 +142,10 @@ class FloatParts:
     def _quantize(self, stored: Array) -> dict[str, ir.TensorProtocol]:
         weight = self._weight
         kind = stored.dtype
+        if self._moments is not None and self._moments.lost is not None:
+            first = weight.axis == 0
+            better = corrected(to_float32(stored if first else stored.T), self._moments)
+            stored = (better if first else better.T).astype(kind)
         if self._format == "fp8":
             made = _float_blocks.quantize_fp8_channels(stored, weight.channel_axis, kind)
             if self._moments is not None:
@@ -188,5 +196,7 @@ class FloatParts:
                 return block_formats.round_e2m1(ratio)
             return np.clip(ratio, grid.lowest, grid.highest).astype(grid.dtype).astype(np.float32)
 
-        rounded = round_with_feedback(values, self._moments, np.ascontiguousarray(steps), block, nearest)
+        rounded = round_with_feedback(values, self._moments.own, np.ascontiguousarray(steps), block, nearest)
+        restored = rounded * np.repeat(steps, block, axis=0)
+        self.restored = restored if first else restored.T
         return np.ascontiguousarray(rounded if first else rounded.T).astype(grid.dtype)

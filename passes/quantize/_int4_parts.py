@@ -13,11 +13,11 @@ from passes.base import PassFailed
 from passes.quantize._blocks import Blocks, quantize_blocks
 from passes.quantize._gptq import quantize_calibrated
 from passes.quantize._lazy import Parts, reading
+from passes.quantize._moments import Moments
 from passes.quantize._scales import Algorithm, chooser
 from passes.quantize._weights import Weight
 
 Array = npt.NDArray[Any]
-Float64 = npt.NDArray[np.float64]
 
 
 class Int4Parts:
@@ -29,7 +29,10 @@ class Int4Parts:
         symmetric: No zero points.
         algorithm: How scales are chosen.
         by_column: MatMulNBits' layout instead of DequantizeLinear's.
-        moments: For GPTQ, the input's second moments, `(K, K)`.
+        moments: For GPTQ, what flows in.
+
+    Attributes:
+        restored: With moments, once evaluated, the numbers that the parts stand for, shaped like the weight.
     """
 
     def __init__(
@@ -40,7 +43,7 @@ class Int4Parts:
         algorithm: Algorithm,
         *,
         by_column: bool,
-        moments: Float64 | None = None,
+        moments: Moments | None = None,
     ) -> None:
         self._weight = weight
         self._block = block_size
@@ -49,6 +52,7 @@ class Int4Parts:
         self._by_column = by_column
         self._moments = moments
         self._blocks = -(-weight.summed // block_size)
+        self.restored: Array | None = None
 
     def tensors(self) -> dict[str, ir.LazyTensor]:
         """`codes`, `scales` and, if asymmetric, `zero_points`, in the order the operators take them."""
@@ -92,12 +96,12 @@ class Int4Parts:
         signed = self._symmetric and not self._by_column
         asymmetric = not self._symmetric
         if self._moments is not None:
-            missing = len(self._moments) - array.shape[self._weight.axis]
-            moments = np.pad(self._moments, ((0, -missing), (0, -missing)))
-            return quantize_calibrated(
-                array, self._weight.axis, self._block, moments, scale_dtype=array.dtype,
-                asymmetric=asymmetric, signed=signed, by_column=self._by_column,
+            made, restored = quantize_calibrated(
+                array, self._weight.axis, self._block, self._moments.padded(array.shape[self._weight.axis]),
+                scale_dtype=array.dtype, asymmetric=asymmetric, signed=signed, by_column=self._by_column,
             )  # fmt: skip
+            self.restored = restored.take(range(self._weight.summed), axis=self._weight.axis)
+            return made
         return quantize_blocks(
             array, self._weight.axis, self._block,
             chooser(self._algorithm, array.dtype, asymmetric=asymmetric), scale_dtype=array.dtype,

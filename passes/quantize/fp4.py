@@ -24,7 +24,7 @@ from passes.qdq import Editor
 from passes.quantize._float_parts import FloatParts
 from passes.quantize._fp4_activations import calibrated_inputs, quantize_input
 from passes.quantize._graph import insert_weight_nodes
-from passes.quantize._moments import with_moments
+from passes.quantize._moments import Array, Moments, calibrated
 from passes.quantize._weights import Weight, find_weights
 from passes.target import Target
 
@@ -56,6 +56,11 @@ class QuantizeFp4(Pass):
         "mse",
         description="How NVFP4 block scales are chosen: `rtn` from each block's range, `mse` by a search for the "
         "least squared error.",
+    )
+    in_turn: bool = pydantic.Field(
+        True,
+        description="GPTQ: calibrate each layer on what the layers before it give once they are "
+        "quantized, and make good for what they lost. Runs the data once per layer input; not done above 1 GiB.",
     )
 
     def requires_calibration(self) -> bool:
@@ -131,6 +136,11 @@ class QuantizeFp4(Pass):
                 parts = FloatParts(weight, self.format, search=self.algorithm == "mse")
                 yield weight, parts.tensors(), parts
             return
-        for weight, moments in with_moments(model, kept, context, "quantize.fp4"):
+
+        def make(weight: Weight, moments: Moments | None) -> tuple[Quantized, Array | None]:
             parts = FloatParts(weight, self.format, search=True, moments=moments)
-            yield weight, parts.tensors() if moments is None else parts.evaluated(), parts
+            tensors = parts.tensors() if moments is None else parts.evaluated()
+            return (weight, tensors, parts), parts.restored
+
+        found = calibrated(model, kept, context, "quantize.fp4", make, in_turn=self.in_turn)
+        yield from (made for _, made in found)

@@ -27,7 +27,7 @@ from passes.opset import lift
 from passes.qdq import Editor, fake_quantize
 from passes.quantize._float_parts import FloatFormat, FloatParts
 from passes.quantize._graph import insert_weight_nodes
-from passes.quantize._moments import with_moments
+from passes.quantize._moments import Array, Moments, calibrated
 from passes.quantize._weights import Use, Weight, find_weights
 from passes.target import Target
 
@@ -56,6 +56,11 @@ class QuantizeFp8(Pass):
         "nearest",
         description="How weights are rounded: to the nearest step, or for the least output error on the "
         "calibration data (GPTQ).",
+    )
+    in_turn: bool = pydantic.Field(
+        True,
+        description="With rounding by output: calibrate each layer on what the layers before it give once they are "
+        "quantized, and make good for what they lost. Runs the data once per layer input; not done above 1 GiB.",
     )
     block_size: Literal[0, 32, 64, 128] = pydantic.Field(
         0, description="Elements along K that share a scale (weights only); 0 is one scale per output channel."
@@ -157,9 +162,14 @@ class QuantizeFp8(Pass):
                 parts = FloatParts(weight, layout, block_size=size)
                 yield weight, parts.tensors(), parts
             return
-        for weight, moments in with_moments(model, kept, context, "quantize.fp8"):
+
+        def make(weight: Weight, moments: Moments | None) -> tuple[Quantized, Array | None]:
             parts = FloatParts(weight, layout, block_size=size, moments=moments)
-            yield weight, parts.tensors() if moments is None else parts.evaluated(), parts
+            tensors = parts.tensors() if moments is None else parts.evaluated()
+            return (weight, tensors, parts), parts.restored
+
+        found = calibrated(model, kept, context, "quantize.fp8", make, in_turn=self.in_turn)
+        yield from (made for _, made in found)
 
     def _with_ranges(
         self, model: ir.Model, weights: list[Weight], context: PassContext

@@ -23,7 +23,7 @@ from passes.opset import lift
 from passes.quantize import _matmul_nbits
 from passes.quantize._graph import add_initializer, free_name, owning_graph, replace_weight, taken_names
 from passes.quantize._int4_parts import Int4Parts
-from passes.quantize._moments import with_moments
+from passes.quantize._moments import Array, Moments, calibrated
 from passes.quantize._scales import Algorithm
 from passes.quantize._weights import Weight, find_weights
 from passes.target import Target
@@ -49,10 +49,16 @@ class QuantizeInt4(Pass):
     symmetric: bool = pydantic.Field(
         True, description="One scale per block and no zero point; false adds a 4-bit zero point per block."
     )
-    algorithm: Algorithm = pydantic.Field(
-        "mse",
-        description="How scales are chosen: `rtn` from each block's range, `mse` by a search for the least "
-        "squared error, `gptq` for the least output error on the calibration data (rounding included).",
+    algorithm: Literal["auto", "rtn", "mse", "gptq"] = pydantic.Field(
+        "auto",
+        description="How scales are chosen: `rtn` from each block's range, `mse` by a search for the least squared "
+        "error, `gptq` for the least output error on the calibration data (rounding included); `auto` is gptq with "
+        "calibration data and mse without.",
+    )
+    in_turn: bool = pydantic.Field(
+        True,
+        description="GPTQ: calibrate each layer on what the layers before it give once they are "
+        "quantized, and make good for what they lost. Runs the data once per layer input; not done above 1 GiB.",
     )
     form: Literal["auto", "standard", "matmulnbits"] = pydantic.Field(
         "auto",
@@ -73,7 +79,7 @@ class QuantizeInt4(Pass):
         return value
 
     def requires_calibration(self) -> bool:
-        """GPTQ measures what flows into each layer; the others look at weights alone."""
+        """GPTQ measures what flows into each layer; the others, and `auto` without data, look at weights alone."""
         return self.algorithm == "gptq"
 
     def check(self, target: Target) -> str | None:
@@ -143,20 +149,32 @@ class QuantizeInt4(Pass):
             )
         return None
 
+    def _algorithm(self, context: PassContext) -> Algorithm:
+        if self.algorithm == "auto":
+            return "mse" if context.calibration is None else "gptq"
+        return self.algorithm
+
     def _quantized(
         self, model: ir.Model, kept: Sequence[tuple[Weight, bool]], context: PassContext
     ) -> Iterator[tuple[Weight, bool, Mapping[str, ir.TensorProtocol]]]:
         """Each weight with its parts: lazy, or for GPTQ made while its input's moments are at hand."""
-        if self.algorithm != "gptq":
+        algorithm = self._algorithm(context)
+        if algorithm != "gptq":
             for weight, nbits in kept:
-                parts = Int4Parts(weight, self.block_size, self.symmetric, self.algorithm, by_column=nbits)
+                parts = Int4Parts(weight, self.block_size, self.symmetric, algorithm, by_column=nbits)
                 yield weight, nbits, parts.tensors()
             return
         form = {id(weight): nbits for weight, nbits in kept}
-        for weight, moments in with_moments(model, [weight for weight, _ in kept], context, "quantize.int4"):
-            nbits = form[id(weight)]
-            parts = Int4Parts(weight, self.block_size, self.symmetric, "gptq", by_column=nbits, moments=moments)
-            yield weight, nbits, parts.tensors() if moments is None else parts.evaluated()
+
+        def make(weight: Weight, moments: Moments | None) -> tuple[Mapping[str, ir.TensorProtocol], Array | None]:
+            parts = Int4Parts(
+                weight, self.block_size, self.symmetric, "gptq", by_column=form[id(weight)], moments=moments
+            )
+            return parts.tensors() if moments is None else parts.evaluated(), parts.restored
+
+        weights = [weight for weight, _ in kept]
+        for weight, tensors in calibrated(model, weights, context, "quantize.int4", make, in_turn=self.in_turn):
+            yield weight, form[id(weight)], tensors
 
     def _replace(
         self, weight: Weight, tensors: Mapping[str, ir.TensorProtocol], taken: set[str], *, nbits: bool
