@@ -23,6 +23,9 @@ SHARES = (0.5, 0.8, 0.95, 0.99)
 MOST_SECONDS = 600
 """No further try is begun after this long: applying a slow pass again may cost minutes."""
 
+WIDTH = 100
+"""A longer entry takes a line for each option."""
+
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _NOT_TEXT = ("true", "false", "null", "yes", "no", "on", "off")
 
@@ -85,10 +88,19 @@ def _with_skip(spec: PassSpec, layers: Sequence[str]) -> PassSpec:
 
 
 def entry(spec: PassSpec) -> str:
-    """The pass as a line of a recipe's `passes:`, with the options that are not its defaults."""
+    """The pass under a recipe's `passes:`, with the options that are not its defaults."""
     options = registry.find(spec.name)(**spec.options).model_dump(mode="json", exclude_defaults=True)
     inner = ", ".join(f"{key}: {_flow(value)}" for key, value in options.items())
-    return f"  - {spec.name}: {{{inner}}}" if inner else f"  - {spec.name}"
+    line = f"  - {spec.name}: {{{inner}}}" if inner else f"  - {spec.name}"
+    if len(line) <= WIDTH:
+        return line
+    lines = [f"  - {spec.name}:"]
+    for key, value in options.items():
+        if isinstance(value, list):
+            lines += [f"      {key}:", *(f"        - {_flow(item)}" for item in value)]
+        else:
+            lines.append(f"      {key}: {_flow(value)}")
+    return "\n".join(lines)
 
 
 def _flow(value: Any) -> str:

@@ -16,12 +16,13 @@ from optimize.report import wording
 HEADS = ("", "Run", "Verdict", "Cosine", "Latency", "Speedup", "Size")
 
 _WIDTH, _HEIGHT = 960, 400
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 16, 46
+_LEFT, _RIGHT, _TOP, _BOTTOM = 72, 16, 16, 46
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _FLOOR = 1e-7
 """Errors below this are drawn at it: single precision tells no less."""
 
-_SIDE = 0.62
-"""Points right of this share of the width have their names to the left."""
+_LETTER = 7
+"""Width of a letter of a name, to see whether it fits to the left of its point, where no line runs."""
 
 
 def cells(point: Point) -> tuple[str, ...]:
@@ -119,8 +120,8 @@ def _grid(x: Callable[[float], float], y: Callable[[float], float], end: float, 
         parts.append(f'<text x="{at:.1f}" y="{bottom + 18}" text-anchor="middle">{index * step:g}</text>')
     for power in range(low, high + 1):
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{y(power):.1f}" y2="{y(power):.1f}"/>')
-        exact = "0" if 10.0**power < _FLOOR else f"{10.0**power:g}"
-        parts.append(f'<text x="{_LEFT - 8}" y="{y(power) + 4:.1f}" text-anchor="end">{exact}</text>')
+        tick = "0" if 10.0**power < _FLOOR else f"10{str(power).translate(_RAISED)}" if power else "1"
+        parts.append(f'<text x="{_LEFT - 8}" y="{y(power) + 4:.1f}" text-anchor="end">{tick}</text>')
     parts.append(f'<text x="{right}" y="{_HEIGHT - 8}" text-anchor="end">median latency, ms; left is better</text>')
     middle = (_TOP + bottom) / 2
     parts.append(
@@ -147,14 +148,14 @@ def _front_line(
 def _dot(item: Point, left: float, top: float, share: float, is_this: bool) -> list[str]:
     radius = 5 + 11 * math.sqrt(share)
     kind = "own" if item.is_on_front else "other"
-    is_left = left > _WIDTH * _SIDE
+    name = wording.one_line(item.label)
+    is_left = left - radius - 6 - _LETTER * len(name) > _LEFT
     text = left - radius - 6 if is_left else left + radius + 6
-    name = escape(wording.one_line(item.label))
     ring = f'<circle class="ring" cx="{left:.1f}" cy="{top:.1f}" r="{radius + 3:.1f}"/>' if is_this else ""
     return [
         f'<g class="{kind}"><circle class="point" cx="{left:.1f}" cy="{top:.1f}" r="{radius:.1f}"/>{ring}',
         f'<text class="label" x="{text:.1f}" y="{top + 4:.1f}" text-anchor="{"end" if is_left else "start"}">',
-        f"{name}</text></g>",
+        f"{escape(name)}</text></g>",
     ]
 
 

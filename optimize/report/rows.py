@@ -146,6 +146,10 @@ def layer_map(layers: Iterable[LayerFact]) -> LayerMap:
         index = int(match.group()) if match else None
         if index in grid.get(key, {}):
             key, index = layer.name, None
+        another = 1
+        while index in grid.get(key, {}):
+            another += 1
+            key = f"{layer.name} ({another})"
         text = SHORT.get(layer.weight, layer.weight) or SHORT.get(layer.activation, layer.activation)
         grid.setdefault(key, {})[index] = LayerCell(layer, family(layer.weight or layer.activation), text)
     numbers = sorted({index for row in grid.values() for index in row if index is not None})

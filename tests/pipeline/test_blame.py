@@ -61,6 +61,16 @@ def test_an_entry_says_only_what_differs_from_the_defaults_and_quotes_what_must_
     assert entry(PassSpec(name="clean.names")) == "  - clean.names"
 
 
+def test_a_long_entry_takes_a_line_for_each_layer() -> None:
+    options = {"activations": "static", "skip": [f"encoder.layer.{number}.output.dense" for number in range(3)]}
+    assert entry(PassSpec(name="quantize.int8", options=options)).splitlines() == [
+        "  - quantize.int8:",
+        "      activations: static",
+        "      skip:",
+        *(f"        - encoder.layer.{number}.output.dense" for number in range(3)),
+    ]
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Two layers; the first one's weights have an outlier per channel, which eight bits cannot hold."""

@@ -160,3 +160,32 @@ def test_energy_is_shown_with_its_counter_or_with_the_reason_why_not() -> None:
     text = page.render(reports.passing(throughput=without))
     assert "energy a sample" not in text
     assert "Energy not measured here. CPU: no &lt;counter&gt;." in text
+
+
+def _luminance(colour: str) -> float:
+    """WCAG 2's relative luminance of #rrggbb."""
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def _contrast(one: str, other: str) -> float:
+    lighter, darker = sorted((_luminance(one), _luminance(other)), reverse=True)
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_text_has_the_contrast_that_wcag_asks_for(scheme: int) -> None:
+    style = re.search(r"<style>(.*?)</style>", page.render(reports.passing()), re.DOTALL)
+    assert style is not None
+    found = re.findall(r":root \{(.*?)\}", style.group(1), re.DOTALL)[scheme]
+    colours = dict(re.findall(r"--([\w-]+): (#\w{6})", found))
+    for text in ("ink", "soft", "pass", "fail", "error"):
+        for ground in ("paper", "card", "faint"):
+            assert _contrast(colours[text], colours[ground]) >= 4.5, (text, ground)
+    formats = [name for name in colours if name.startswith("f-")]
+    assert len(formats) == 7
+    for name in formats:
+        assert _contrast(colours["cell"], colours[name]) >= 4.5, name
+    for drawn in ("own", "loss", "gain", "other"):
+        assert _contrast(colours[drawn], colours["paper"]) >= 3, drawn

@@ -23,11 +23,21 @@ def test_layers_are_laid_out_by_the_first_number_in_their_names() -> None:
 
 
 def test_layers_without_a_number_or_with_the_same_one_are_all_on_the_map() -> None:
-    layers = [LayerFact(name=name, op_type="Conv", weight="int8") for name in ("stem", "a.0", "a.0", "b.0.1")]
+    layers = [
+        LayerFact(name=name, op_type="Conv", weight="int8")
+        for name in ("stem", "a.0", "a.0", "b.0.1", "stem", "a.0")
+    ]
     grid = rows.layer_map(layers)
     assert grid.columns == (None, 0)
     placed = [(name, cell.layer.name) for name, cells in grid.rows for cell in cells if cell]
-    assert placed == [("stem", "stem"), ("a.*", "a.0"), ("a.0", "a.0"), ("b.*.1", "b.0.1")]
+    assert placed == [
+        ("stem", "stem"),
+        ("a.*", "a.0"),
+        ("a.0", "a.0"),
+        ("b.*.1", "b.0.1"),
+        ("stem (2)", "stem"),
+        ("a.0 (2)", "a.0"),
+    ]
 
 
 def test_format_shares_add_up() -> None:
