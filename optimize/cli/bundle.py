@@ -67,7 +67,14 @@ def create(
         int,
         typer.Option(help="Version; added when OUTPUT serves the model already.", rich_help_panel=TRITON),
     ] = 1,
-    versions_kept: Annotated[int, typer.Option(help="Newest versions served at once.", rich_help_panel=TRITON)] = 1,
+    versions_kept: Annotated[
+        int | None,
+        typer.Option(
+            help="Newest versions served at once.",
+            show_default="1, or as the repository has it",
+            rich_help_panel=TRITON,
+        ),
+    ] = None,
     backend: Annotated[
         BackendName, typer.Option(help="Python is self-contained ONNX Runtime.", rich_help_panel=TRITON)
     ] = BackendName.auto,

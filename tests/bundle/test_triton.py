@@ -103,6 +103,18 @@ def test_a_version_is_added_beside_the_old_one_and_never_over_it(run: Path, tmp_
         repository.write(run, tmp_path / "repo", dataclasses.replace(second, name="other"))
 
 
+def test_a_repository_keeps_as_many_versions_as_was_said_last(run: Path, tmp_path: Path) -> None:
+    def kept(**changes: int) -> int:
+        repository.write(run, tmp_path / "repo", ServingOptions(name="tiny", backend="python", **changes))
+        config = read(tmp_path / "repo" / "models" / "tiny" / "config.pbtxt")
+        return int(config.version_policy.latest.num_versions)
+
+    assert kept() == 1
+    assert kept(version=2, versions_kept=2) == 2
+    assert kept(version=3) == 2
+    assert verifying.verify(tmp_path / "repo").problems == ()
+
+
 def test_a_version_with_another_interface_is_refused_and_leaves_the_repository_as_it_was(
     run: Path, tmp_path: Path
 ) -> None:

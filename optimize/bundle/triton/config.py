@@ -106,7 +106,7 @@ def _base(
 ) -> Any:
     messages = protobuf()
     config = messages.ModelConfig(name=name, max_batch_size=max_batch)
-    config.version_policy.latest.num_versions = options.versions_kept
+    config.version_policy.latest.num_versions = options.versions_kept or 1
     for tensors, field in ((inputs, config.input), (outputs, config.output)):
         for tensor in tensors:
             item = field.add(name=tensor.name, data_type=messages.DataType.Value(tensor.data_type))

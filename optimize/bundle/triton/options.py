@@ -20,7 +20,8 @@ class ServingOptions:
         name: The model's name on the server; the run's name if None.
         version: Version number; servers serve the highest.
         versions_kept: How many of the newest versions are served at once; with 1 a server drops the old version
-            once the new one is loaded and requests in flight are answered.
+            once the new one is loaded and requests in flight are answered. None: as the repository says
+            already, and 1 in a new one.
         backend: "python" is self-contained (ONNX Runtime inside Triton's Python backend).
         instances: Copies of the model that run at the same time.
         max_batch: Largest batch; the largest that the engine was built for if None.
@@ -35,7 +36,7 @@ class ServingOptions:
 
     name: str | None = None
     version: int = 1
-    versions_kept: int = 1
+    versions_kept: int | None = None
     backend: Backend = "auto"
     instances: int = 1
     max_batch: int | None = None
@@ -49,8 +50,9 @@ class ServingOptions:
         if self.name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}", self.name):
             raise UsageError(f"serving name '{self.name}': letters, digits, '_', '-' and '.' only.")
         for field in ("version", "versions_kept", "instances", "pad_to"):
-            if getattr(self, field) < 1:
-                raise UsageError(f"{field}: expected 1 or more, got {getattr(self, field)}.")
+            value = getattr(self, field)
+            if value is not None and value < 1:
+                raise UsageError(f"{field}: expected 1 or more, got {value}.")
         if self.pooling != "none" and self.tokenizer is None:
             raise UsageError("pooling needs the attention mask of a tokenizer; name a tokenizer.json, too.")
 

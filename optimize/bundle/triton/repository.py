@@ -109,11 +109,27 @@ def _add_version(
                 "there.",
                 hint="Serve it under another --name.",
             )
+        if options.versions_kept is not None:
+            # Before the version, so that a server that polls does not drop an old one in between.
+            _keep_versions(folder / "config.pbtxt", options.versions_kept)
         # The whole version appears at once: a server that polls never sees a part of it.
         os.rename(partial / str(options.version), folder / str(options.version))
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return _account(report, run_directory, destination)
+
+
+def _keep_versions(path: Path, count: int) -> None:
+    """Change how many versions a configuration serves; nothing is written when it says so already."""
+    from google.protobuf import text_format
+
+    parsed = text_format.Parse(path.read_text(encoding="utf-8"), config.protobuf().ModelConfig())
+    if parsed.version_policy.latest.num_versions == count:
+        return
+    parsed.version_policy.latest.num_versions = count
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(config.text(parsed), encoding="utf-8")
+    os.replace(partial, path)
 
 
 def _served(path: Path) -> Any:
