@@ -17,7 +17,8 @@ def render(report: Report, name: str, options: ServingOptions) -> str:
     packages = _packages(report, options)
     install = f"\nRUN pip install --no-cache-dir {' '.join(packages)}\n" if packages else ""
     return f"""\
-# Build beside the folder `models`:  podman build -t {name}:{options.version} .
+# Build beside the folder `models` (the docker format keeps the health check):
+#   podman build --format docker -t {name}:{options.version} .
 # Run:  podman run --rm -p 8000:8000 -p 8001:8001 -p 8002:8002 {name}:{options.version}   (--gpus all for a GPU)
 ARG TRITON={SERVER}
 FROM nvcr.io/nvidia/tritonserver:${{TRITON}}
