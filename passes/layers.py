@@ -158,7 +158,7 @@ def _read_conv(node: ir.Node, graph: ir.Graph, weight: Constant) -> Layer | str:
 
 
 def _bias_after(node: ir.Node, channels: int) -> tuple[Constant | None, ir.Node | None]:
-    """The Add of a 1-D constant that is the MatMul's only reader, if there is one."""
+    """The Add of a constant with one number per column that is the MatMul's only reader, if there is one."""
     output = node.outputs[0]
     readers = tuple(output.uses())
     if output.is_graph_output() or len(readers) != 1:
@@ -167,6 +167,9 @@ def _bias_after(node: ir.Node, channels: int) -> tuple[Constant | None, ir.Node 
     if add.op_type != "Add" or add.domain not in ("", "ai.onnx") or add.graph is not node.graph:
         return None, None
     constant = read(add.inputs[1 - position])
-    if isinstance(constant, str) or constant.shape != (channels,):
+    if isinstance(constant, str) or constant.shape[-1:] != (channels,) or set(constant.shape[:-1]) - {1}:
         return None, None
+    if len(constant.shape) > 1:
+        steps = (*constant.steps, ("Reshape", (channels,)))
+        constant = dataclasses.replace(constant, steps=steps, shape=(channels,))
     return constant, add

@@ -30,7 +30,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "fusion-coverage.md"
 EVERYWHERE = TENSORRT.model_copy(update={"attention": ("fp32", "fp16", "bf16")})
 """The TensorRT dialect without its precision limit, so that float32 exports show what the matcher finds."""
 
-ONLY_ONNXRUNTIME = ("skip_layer_norm", "skip_rms_norm", "matmul_bias", "gelu_sigmoid")
+ONLY_ONNXRUNTIME = ("skip_layer_norm", "bias_gelu", "gelu_sigmoid")
 """Patterns that TensorRT fuses by itself from the plain form; the passes leave them."""
 
 END_TO_END = 2.0**-10

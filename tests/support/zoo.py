@@ -88,23 +88,20 @@ def _expected(name: str) -> dict[str, int]:
             "gelu": LAYERS,
             "skip_layer_norm": 2 * LAYERS + 1,
             "layer_norm": 2 * LAYERS + 1,
-            "matmul_bias": 6 * LAYERS,
+            "bias_gelu": LAYERS,
         }
     if name == "GPT2":
         found |= {"gelu_tanh": LAYERS, "skip_layer_norm": 2 * LAYERS + 1}
     if name in ("Llama", "Mistral", "Qwen2"):
-        found |= {"rms_norm": 2 * LAYERS + 1, "rotary": 2 * LAYERS, "swiglu": LAYERS, "skip_rms_norm": 2 * LAYERS}
-    if name == "Qwen2":
-        found |= {"matmul_bias": 3 * LAYERS}
+        found |= {"rms_norm": 2 * LAYERS + 1, "rotary": 2 * LAYERS, "swiglu": LAYERS}
     if name == "Gemma":
         found |= {
             "gelu_tanh": LAYERS,
             "rms_norm": 2 * LAYERS + 1,
             "rotary": 2 * LAYERS,
-            "skip_rms_norm": 2 * LAYERS,
         }
     if name == "Phi":
-        found |= {"gelu_tanh": LAYERS, "rotary": 2 * LAYERS, "skip_layer_norm": LAYERS, "matmul_bias": 6 * LAYERS}
+        found |= {"gelu_tanh": LAYERS, "rotary": 2 * LAYERS, "skip_layer_norm": LAYERS}
     return found
 
 
@@ -119,7 +116,7 @@ def _vit(attention: str) -> Example:
     )
     config._attn_implementation = attention
     model = transformers.ViTModel(config, add_pooling_layer=False)
-    expected = {"attention": LAYERS, "gelu": LAYERS, "matmul_bias": 6 * LAYERS, "skip_layer_norm": 2 * LAYERS}
+    expected = {"attention": LAYERS, "gelu": LAYERS, "bias_gelu": LAYERS, "skip_layer_norm": 2 * LAYERS}
     return Example(
         Hidden(model, ("pixel_values",)),
         {"pixel_values": torch.randn(2, 3, 16, 16)},
@@ -150,7 +147,6 @@ def _clip(attention: str) -> Example:
     expected = {
         "attention": 2 * LAYERS,
         "gelu_sigmoid": 2 * LAYERS,
-        "matmul_bias": 12 * LAYERS,
         "skip_layer_norm": 4 * LAYERS,
     }
     return Example(Hidden(transformers.CLIPModel(config), inputs, "logits_per_text"), inputs, axes, expected)
@@ -164,7 +160,7 @@ def _whisper(attention: str) -> Example:
     )  # fmt: skip
     config._attn_implementation = attention
     model = transformers.WhisperModel(config).encoder
-    expected = {"attention": LAYERS, "gelu": LAYERS + 2, "matmul_bias": 5 * LAYERS, "skip_layer_norm": 2 * LAYERS}
+    expected = {"attention": LAYERS, "gelu": LAYERS + 2, "bias_gelu": LAYERS, "skip_layer_norm": 2 * LAYERS}
     return Example(
         Hidden(model, ("input_features",)),
         {"input_features": torch.randn(2, 8, 40)},
@@ -188,7 +184,7 @@ def _t5(attention: str) -> Example:
         "attention_mask": ("batch", "tokens"),
         "decoder_input_ids": ("batch", "targets"),
     }
-    expected = {"attention": 3 * LAYERS, "rms_norm": 5 * LAYERS + 2, "skip_rms_norm": 5 * LAYERS}
+    expected = {"attention": 3 * LAYERS, "rms_norm": 5 * LAYERS + 2}
     return Example(Hidden(transformers.T5Model(config), inputs, use_cache=False), inputs, axes, expected)
 
 
@@ -284,7 +280,7 @@ ZOO: dict[str, Callable[[str], Example]] = {
     "whisper-encoder": _whisper,
     "clip": _clip,
     "resnet-like": _image(ResNetLike, conv_batch_norm=6),
-    "convnext-like": _image(ConvNeXtLike, conv_batch_norm=1, gelu=3, matmul_bias=4),
+    "convnext-like": _image(ConvNeXtLike, conv_batch_norm=1, gelu=3, bias_gelu=2),
 }
 """Builders by name; each takes the attention implementation, "sdpa" or "eager"."""
 

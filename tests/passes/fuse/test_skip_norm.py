@@ -56,3 +56,10 @@ def test_tensorrt_keeps_the_plain_form() -> None:
     model = graph(LAYER, *ENDS)
     assert FuseSkipNorm().apply(model, context(TENSORRT)).rewrites == 0
     assert operators(model) == {"Add": 1, "LayerNormalization": 1}
+
+
+def test_a_norm_that_onnx_runtime_does_not_fuse_keeps_its_addition(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    text = "a = Add(x, s) y = RMSNormalization(a, w)"
+    model = graph(text, *ENDS, opset=23)
+    assert FuseSkipNorm().apply(model, context()).rewrites == 0
+    assert optimised(model, tmp_path / "model.onnx") == {"Add", "RMSNormalization"}
