@@ -137,6 +137,7 @@ class Latency(Fact):
     Attributes:
         contender: "original", "exported" or "optimized".
         title: What ran: "torch 2.13.0 eager, 2 threads".
+        device: "cpu" or "cuda": where it ran; None where that was not recorded.
         samples_ms: Every timed run, in order.
         warmup_runs: Runs thrown away until stable.
         p50_ms, p90_ms, p99_ms: Percentiles; None when there are too few samples for one.
@@ -148,6 +149,7 @@ class Latency(Fact):
 
     contender: str
     title: str
+    device: str | None = None
     samples_ms: tuple[float, ...]
     warmup_runs: int
     mean_ms: float

@@ -50,6 +50,7 @@ def measure(
     threads: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    devices: Mapping[str, str] | None = None,
     meters: Sequence[Meter] = (),
     energy_missing: str = "",
 ) -> ThroughputResult:
@@ -63,6 +64,7 @@ def measure(
         threads: Threads that each contender was allowed, to be recorded; None: one per usable core.
         seed: Seed of the order and of the resampling.
         progress: Told about rounds.
+        devices: Where each contender runs ("cpu", "cuda"), to be recorded.
         meters: Read while each runs without a pause, after the timing.
         energy_missing: Why a meter is missing, to be recorded.
 
@@ -103,7 +105,7 @@ def measure(
         threads=allowed,
         contenders=tuple(
             _latency(name, sessions[name], rounds[name], warmups[name], samples, feeds).model_copy(
-                update={"energy": used.get(name, ())}
+                update={"energy": used.get(name, ()), "device": (devices or {}).get(name)}
             )
             for name in calls
         ),

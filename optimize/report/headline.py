@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 from optimize.facts import AccuracyResult, GateResult, Latency, Speedup
 from optimize.report import wording
@@ -101,12 +102,19 @@ def gate_text(gate: GateResult) -> str:
     return f"{'not measured' if gate.value is None else value}, {bound} {limit}"
 
 
-def interval(item: Speedup) -> str:
+def is_elsewhere(report: Report, name: str) -> bool:
+    """Whether a contender ran on another kind of device than the optimised engine: no measure of the work here."""
+    ours, other = contender(report, "optimized"), contender(report, name)
+    known = {item.device for item in (ours, other) if item and item.device}
+    return len(known) > 1
+
+
+def interval(item: Speedup, device: str = "") -> str:
     """The ratio with its confidence interval, or the plain statement that there is no difference."""
     span = f"{wording.ratio(item.ratio)} (95 %: {wording.number(item.low, 3)}–{wording.number(item.high, 3)})"
     if item.is_significant:
-        return f"{span} over {item.over}"
-    return f"no significant difference from {item.over}: {span}"
+        return f"{span} over {item.over}{device}"
+    return f"no significant difference from {item.over}{device}: {span}"
 
 
 def flips(result: AccuracyResult) -> str:
@@ -129,12 +137,14 @@ def _figure_of(gate: str, figures: tuple[str, ...]) -> bool:
 
 def _speed(report: Report) -> Headline:
     gates = _gates(report, SPEED)
-    first = speedup(report, "original") or speedup(report, "exported")
+    compared = [item for item in map(partial(speedup, report), ("original", "exported")) if item]
+    compared.sort(key=lambda item: is_elsewhere(report, item.over))
+    first = compared[0] if compared else None
     if first is None:
         return Headline("Speed", wording.ABSENT, "not measured", (), gates)
-    lines = [interval(item) for item in (first, speedup(report, "exported")) if item]
-    if len(lines) == 2 and first.over == "exported":
-        lines = lines[:1]
+    lines = [
+        interval(item, ", which ran on the CPU" if is_elsewhere(report, item.over) else "") for item in compared
+    ]
     before, after = contender(report, first.over), contender(report, "optimized")
     if before and after:
         lines.insert(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import onnx_ir as ir
 
@@ -57,6 +57,11 @@ class Source(Protocol):
         """
         ...
 
-    def original(self, *, threads: int | None = None, compiled: bool = False) -> Session:
-        """The original as a session: torch (eager or compiled) for torch sources, else unoptimised ORT."""
+    def original(
+        self, *, threads: int | None = None, compiled: bool = False, device: Literal["cpu", "cuda"] = "cpu"
+    ) -> Session:
+        """The original as a session: torch (eager or compiled) for torch sources, else unoptimised ORT.
+
+        Where `device` cannot be had, and always for ONNX, it runs on the CPU.
+        """
         ...

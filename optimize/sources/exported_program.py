@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import onnx_ir as ir
 
@@ -77,8 +77,10 @@ class ExportedProgramSource:
         )
         return checked(model, exported, progress)
 
-    def original(self, *, threads: int | None = None, compiled: bool = False) -> Session:
-        return self._load()[1].session(threads=threads, compiled=compiled)
+    def original(
+        self, *, threads: int | None = None, compiled: bool = False, device: Literal["cpu", "cuda"] = "cpu"
+    ) -> Session:
+        return self._load()[1].session(threads=threads, compiled=compiled, device=device)
 
     def _load(self) -> tuple[torch.export.ExportedProgram, TorchModel]:
         if self._loaded is None:

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from optimize.engines.base import Progress, Session
 from optimize.errors import StageFailed, UsageError
@@ -86,8 +86,10 @@ class HuggingFaceSource:
         progress(f"load {self._path.name}", 0, 0)
         return capture_module(self.torch_model(), self._opset, progress)
 
-    def original(self, *, threads: int | None = None, compiled: bool = False) -> Session:
-        return self.torch_model().session(threads=threads, compiled=compiled)
+    def original(
+        self, *, threads: int | None = None, compiled: bool = False, device: Literal["cpu", "cuda"] = "cpu"
+    ) -> Session:
+        return self.torch_model().session(threads=threads, compiled=compiled, device=device)
 
     def _config(self) -> dict[str, Any]:
         if not self._path.is_dir():

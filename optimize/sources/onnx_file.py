@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import onnx_ir as ir
 
@@ -62,7 +62,9 @@ class OnnxSource:
             notes=(*notes, *assumed),
         )
 
-    def original(self, *, threads: int | None = None, compiled: bool = False) -> Session:
+    def original(
+        self, *, threads: int | None = None, compiled: bool = False, device: Literal["cpu", "cuda"] = "cpu"
+    ) -> Session:
         if compiled:
             raise UsageError("contender 'compiled' needs a PyTorch source; the source is an ONNX file.")
         from optimize.engines.onnxruntime_session import open_onnx

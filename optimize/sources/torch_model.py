@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from optimize.engines.base import AxisRange, Session, TensorSpec
 from optimize.errors import UsageError
@@ -62,7 +62,12 @@ class TorchModel:
         )
 
     def session(
-        self, outputs: tuple[TensorSpec, ...] = (), *, threads: int | None = None, compiled: bool = False
+        self,
+        outputs: tuple[TensorSpec, ...] = (),
+        *,
+        threads: int | None = None,
+        compiled: bool = False,
+        device: Literal["cpu", "cuda"] = "cpu",
     ) -> Session:
         """The original, to be compared with; shapes of outputs are unknown unless given."""
         import torch
@@ -76,7 +81,8 @@ class TorchModel:
                 TensorSpec(name, dtype_name(tensor.dtype), (None,) * tensor.ndim)
                 for name, (_, tensor) in zip(self.output_names, flat, strict=True)
             )
-        options = TorchOptions(compiled=compiled, threads=threads)
+        reached = device if torch.cuda.is_available() else "cpu"
+        options = TorchOptions(compiled=compiled, threads=threads, device=reached)
         return TorchSession(self.module, self.input_specs(), outputs, options, by_keyword=self.by_keyword)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from optimize import user_code
 from optimize.engines.base import Progress, Session
@@ -66,8 +66,10 @@ class TorchSource:
         progress(f"run {self._factory}", 0, 0)
         return capture_module(self.torch_model(), self._opset, progress)
 
-    def original(self, *, threads: int | None = None, compiled: bool = False) -> Session:
-        return self.torch_model().session(threads=threads, compiled=compiled)
+    def original(
+        self, *, threads: int | None = None, compiled: bool = False, device: Literal["cpu", "cuda"] = "cpu"
+    ) -> Session:
+        return self.torch_model().session(threads=threads, compiled=compiled, device=device)
 
     def torch_model(self) -> TorchModel:
         """The module, made once."""

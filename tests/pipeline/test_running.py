@@ -49,6 +49,7 @@ def test_a_run_ends_with_model_engine_recipe_and_reports(folder: Path) -> None:
     assert found["verdict"] == "PASS"
     assert [stage["outcome"] for stage in found["stages"]] == ["done"] * len(found["stages"])
     assert {item["stage"] for item in found["accuracy"]} == {"export", "model", "engine"}
+    assert {item["device"] for item in found["throughput"]["contenders"]} == {"cpu"}
     assert {item["contender"] for item in found["throughput"]["contenders"]} == {
         "original",
         "exported",

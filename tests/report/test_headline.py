@@ -31,6 +31,27 @@ def test_an_insignificant_speedup_is_not_called_faster() -> None:
     assert "no significant difference from original: 1.0 × (95 %: 0.918–1.12)" in " ".join(head.lines)
 
 
+def test_an_original_on_another_device_is_not_the_headline() -> None:
+    report = reports.passing()
+    assert report.throughput is not None
+    places = {"original": "cpu", "exported": "cuda", "optimized": "cuda"}
+    ratios = {"original": 180.0, "exported": 2.5}
+    timed = report.throughput.model_copy(
+        update={
+            "contenders": tuple(
+                item.model_copy(update={"device": places[item.contender]}) for item in report.throughput.contenders
+            ),
+            "speedups": tuple(
+                Speedup(of="optimized", over=name, ratio=ratio, low=ratio, high=ratio, is_significant=True)
+                for name, ratio in ratios.items()
+            ),
+        }
+    )
+    head = headline.headlines(report.model_copy(update={"throughput": timed}))[0]
+    assert (head.value, head.unit) == ("2.5 ×", "faster")
+    assert "180 × (95 %: 180–180) over original, which ran on the CPU" in head.lines
+
+
 def test_every_gate_stands_with_the_number_it_judges() -> None:
     gates = tuple(
         GateResult(gate=f"{name}.min", limit=1, value=2, passed=True)

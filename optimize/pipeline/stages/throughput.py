@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from optimize.engines.base import Progress, Session
 from optimize.facts import Roofline, ThroughputResult
@@ -21,12 +21,13 @@ def run(payload: Mapping[str, Any], directory: Path, progress: Progress) -> dict
     spec = recipe.evaluate.throughput
     assert spec is not None
     feeds = timing_feeds(payload)
+    device = payload["target"]["device"]
     with contextlib.ExitStack() as stack:
         sessions: dict[str, Session] = {}
         for contender, path in payload["contenders"].items():
             progress(f"loading {contender}", 0, 0)
-            sessions[contender] = stack.enter_context(open_contender(payload, contender, path))
-        meters, missing = energy.meters(payload["target"]["device"])
+            sessions[contender] = stack.enter_context(open_contender(payload, contender, path, device=device))
+        meters, missing = energy.meters(device)
         result = throughput.measure(
             sessions,
             feeds,
@@ -35,6 +36,7 @@ def run(payload: Mapping[str, Any], directory: Path, progress: Progress) -> dict
             threads=spec.threads,
             seed=recipe.seed,
             progress=progress,
+            devices={name: _device(session, name, device) for name, session in sessions.items()},
             meters=meters,
             energy_missing=missing,
         )
@@ -61,12 +63,23 @@ def _floor(payload: Mapping[str, Any], result: ThroughputResult) -> Roofline | N
     return roofline.estimate(*models, Target.model_validate(payload["target"]), sizes)
 
 
-def open_contender(payload: Mapping[str, Any], contender: str, path: str | None) -> Session:
-    """The original through its source (eager or compiled), anything else through the recipe's engine."""
+def _device(session: Session, contender: str, device: str) -> str:
+    """The target's device, except for an original that cannot run there."""
+    if contender not in ("original", "compiled"):
+        return device
+    return "cuda" if any("cuda" in place for place in session.placement()) else "cpu"
+
+
+def open_contender(
+    payload: Mapping[str, Any], contender: str, path: str | None, *, device: Literal["cpu", "cuda"] = "cpu"
+) -> Session:
+    """The original through its source (eager or compiled) on `device`, else through the recipe's engine."""
     recipe = opening.recipe_from(payload)
     threads = recipe.evaluate.throughput.threads if recipe.evaluate.throughput else None
     if contender in ("original", "compiled"):
-        return opening.source_from(payload).original(threads=threads, compiled=contender == "compiled")
+        return opening.source_from(payload).original(
+            threads=threads, compiled=contender == "compiled", device=device
+        )
     assert path is not None
     options = dict(recipe.engine)
     if threads is not None and options["kind"] == "onnxruntime":
