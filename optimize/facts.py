@@ -210,6 +210,7 @@ class Roofline(Fact):
         bound: "compute" or "memory".
         sizes: Size of each dynamic axis it was counted for.
         uncounted: Operators whose shapes could not be known; the floor is too low by their share.
+        source: Where the rates come from.
     """
 
     operations: float
@@ -221,6 +222,7 @@ class Roofline(Fact):
     bound: str
     sizes: dict[str, int]
     uncounted: tuple[str, ...] = ()
+    source: str = ""
 
 
 class ModelFacts(Fact):

@@ -10,6 +10,7 @@ import numpy as np
 
 from optimize.differences import Difference, FigureChange
 from optimize.engines.base import Feeds, Progress, Session
+from optimize.errors import UsageError
 from optimize.evaluate import changes, gates, throughput
 from optimize.evaluate.accuracy import Comparison, Kind
 from optimize.evaluate.intervals import Ratio
@@ -59,8 +60,15 @@ def compare_models(
         progress: Told what is going on.
 
     Raises:
+        UsageError: When they take different inputs.
         StageFailed: When there is no batch, or one of them fails to run.
     """
+    names = [sorted(spec.name for spec in side.session.inputs) for side in (before, after)]
+    if names[0] != names[1]:
+        raise UsageError(
+            "the two models take different inputs: "
+            f"{', '.join(names[0])} ({before.label}); {', '.join(names[1])} ({after.label})."
+        )
     tell = progress or (lambda what, done, total: None)
     comparison = Comparison(kind)
     first: Feeds | None = None

@@ -61,6 +61,7 @@ def estimate(exported: ir.Model, optimized: ir.Model, target: Target, sizes: Map
         bound="compute" if compute_ms >= memory_ms else "memory",
         sizes=dict(sizes),
         uncounted=tuple(uncounted),
+        source=target.sources.get("peak_ops_per_s", ""),
     )
 
 

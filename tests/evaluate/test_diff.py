@@ -158,10 +158,10 @@ def test_what_is_no_report_is_a_usage_error() -> None:
         compare_reports({"accuracy": 3}, {})
 
 
-def model(scale: float, output: str = "y") -> OnnxRuntimeSession:
+def model(scale: float, output: str = "y", given: str = "x") -> OnnxRuntimeSession:
     built = onnx.parser.parse_model(
         f"""<ir_version: 10, opset_import: ["": 21]>
-        g (float[n, 16] x) => (float[n, 16] {output}) {{ h = MatMul(x, w)  {output} = Mul(h, s) }}"""
+        g (float[n, 16] {given}) => (float[n, 16] {output}) {{ h = MatMul({given}, w)  {output} = Mul(h, s) }}"""
     )
     weight = np.random.default_rng(1).standard_normal((16, 16)).astype(np.float32)
     built.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
@@ -186,6 +186,11 @@ def test_two_models_are_compared_on_the_same_inputs_and_timed_in_turns() -> None
 def test_an_output_under_another_name_fails() -> None:
     found = compare_models(Side("a", model(1.0)), Side("b", model(1.0, "z")), batches(), runs=0)
     assert found.failures == ("y: missing", "z: the original has no such output")
+
+
+def test_models_with_different_inputs_are_not_compared() -> None:
+    with pytest.raises(UsageError, match=r"different inputs: x \(old\); image \(new\)"):
+        compare_models(Side("old", model(1.0)), Side("new", model(1.0, given="image")), batches(), runs=0)
 
 
 def test_labels_give_both_sides_a_score() -> None:

@@ -51,7 +51,7 @@ def _floor(payload: Mapping[str, Any], result: ThroughputResult) -> Roofline | N
     """The best latency the target allows for the shapes that were timed."""
     import onnx_ir as ir
 
-    from optimize.evaluate import roofline
+    from optimize.evaluate import processor_rates, roofline
 
     sizes = {
         axis: result.shapes[spec.name][place]
@@ -60,7 +60,8 @@ def _floor(payload: Mapping[str, Any], result: ThroughputResult) -> Roofline | N
         if isinstance(axis, str)
     }
     models = (ir.load(payload["exported"]), ir.load(payload["optimized"]))
-    return roofline.estimate(*models, Target.model_validate(payload["target"]), sizes)
+    target = processor_rates.with_rates(Target.model_validate(payload["target"]), result.threads)
+    return roofline.estimate(*models, target, sizes)
 
 
 def _device(session: Session, contender: str, device: str) -> str:
