@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import importlib.metadata
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -120,13 +120,12 @@ def _search(
         progress("ModelOpt searches", done, 0)
         return model.call(batch)
 
-    loaded = [_tensors(batch) for batch in batches()]
     model.module.requires_grad_(True)
     _, state = mtq.auto_quantize(
         model.module,
         constraints={"effective_bits": asked["effective_bits"]},
         quantization_formats=[copy.deepcopy(getattr(mtq, name)) for name in asked["formats"]],
-        data_loader=loaded,
+        data_loader=_Loader(batches, total),
         forward_step=step,
         loss_func=loss,
         num_calib_steps=total,
@@ -137,6 +136,19 @@ def _search(
     reached = constraints.get("effective_bits") if isinstance(constraints, Mapping) else None
     said = f", reached {float(reached):.3g}" if reached is not None else ""
     return (f"AutoQuantize was asked for {asked['effective_bits']:g} bits per weight{said}; {done} steps.",)
+
+
+class _Loader:
+    """The batches as tensors, read anew on each turn: one is in memory at a time."""
+
+    def __init__(self, batches: Batches, total: int) -> None:
+        self._batches, self._total = batches, total
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        return (_tensors(batch) for batch in self._batches())
+
+    def __len__(self) -> int:
+        return self._total
 
 
 def _tensors(batch: Mapping[str, Array]) -> dict[str, torch.Tensor]:
