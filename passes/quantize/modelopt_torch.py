@@ -39,6 +39,21 @@ Config = Literal[
 
 OPSETS = {"int8": 13, "fp8": 19, "int4": 21, "nvfp4": 23}
 
+UINT8_MIDDLE = 128
+"""Zero of uint8 inputs for ONNX Runtime: int8's 256 steps, in the type that its kernels are much faster with."""
+
+NEVER_NEGATIVE = ("Relu", "Sigmoid", "Softmax")
+KEEPS_SIGN = (
+    "MaxPool",
+    "AveragePool",
+    "GlobalAveragePool",
+    "Reshape",
+    "Flatten",
+    "Transpose",
+    "Squeeze",
+    "Identity",
+)
+
 GONE = "no layer of the graph comes from it: another pass merged it, or the model does not use it"
 
 
@@ -195,9 +210,8 @@ def _place(editor: Editor, item: LearnedWeight, target: Target) -> None:
         and layer.node.op_type != "Conv"
         and _integer_ops.refusal(layer) is None
     ):
-        # The same 256 steps: uint8 with its zero in the middle is what ONNX Runtime's kernels are fast with.
         step = numerics.symmetric_scale(np.asarray(lesson.input_amax), numerics.INT8)
-        activation = Activation(float(step), 128, False)
+        activation = Activation(float(step), _uint8_zero(layer, lesson), False)
         _integer_ops.replace_layer(editor, layer, item.channel_weight(), activation, item.divisor)
         return
     layer.node.replace_input_with(0, smoothed(editor, layer, item.divisor))
@@ -219,8 +233,25 @@ def _quantize_input(editor: Editor, layer: Layer, lesson: LayerLesson, target: T
     grid = {"int8": numerics.INT8, "fp8": numerics.FP8_E4M3}[lesson.input]
     step = numerics.symmetric_scale(amax, grid, layer.weight.dtype.numpy())
     scale = editor.constant(f"{source.name}_scale", step)
-    zero = editor.constant(f"{lesson.input}_zero", np.zeros((), grid.dtype))
+    middle = np.zeros((), grid.dtype)
+    if lesson.input == "int8" and target.dialect == "onnxruntime":
+        middle = np.asarray(_uint8_zero(layer, lesson), np.uint8)
+    zero = editor.constant(f"{lesson.input}_zero", middle)
     layer.node.replace_input_with(0, fake_quantize(editor, source, layer.graph, scale, zero, None))
+
+
+def _uint8_zero(layer: Layer, lesson: LayerLesson) -> int:
+    """The zero of the uint8 quantizer that stands for a symmetric int8 one.
+
+    Behind a Relu it is 0: the steps are the same, values beyond the learned range are kept instead of clipped, and
+    ONNX Runtime drops the Relu, without which it computes a convolution in floating point.
+    """
+    if lesson.input_factors is not None:
+        return UINT8_MIDDLE  # factors stand between the Relu and the quantizer: nothing is gained
+    producer = layer.activation.producer()
+    while producer is not None and producer.op_type in KEEPS_SIGN and producer.inputs[0] is not None:
+        producer = producer.inputs[0].producer()
+    return 0 if producer is not None and producer.op_type in NEVER_NEGATIVE else UINT8_MIDDLE
 
 
 def _weight_only(chosen: Sequence[LearnedWeight], target: Target) -> list[str]:

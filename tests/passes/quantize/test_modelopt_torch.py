@@ -198,6 +198,41 @@ def test_a_folded_batch_normalisation_is_recognised_and_its_factors_go_into_the_
     np.testing.assert_allclose(scale.numpy(), factors * np.abs(plain).max() / 448, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("dialect", "kind"), [("onnxruntime", ir.DataType.UINT8), ("tensorrt", ir.DataType.INT8)])
+def test_a_convolutions_input_has_the_type_that_the_engine_is_fast_with(
+    dialect: str, kind: ir.DataType, tmp_path: Path
+) -> None:
+    model, original = build(IMAGE, w=(8, 4, 3, 3), c=(8,)), build(IMAGE, w=(8, 4, 3, 3), c=(8,))
+    held = original.graph.initializers["w"].const_value
+    assert held is not None
+    learned = lesson("net.folded", held.numpy())
+    target = ANY.model_copy(update={"dialect": dialect})
+    QuantizeModelOptTorch().apply(model, context(target, **taught(tmp_path, learned)))
+    (quantize,) = [node for node in model.graph if node.op_type == "QuantizeLinear"]
+    zero = quantize.inputs[2]
+    assert zero is not None
+    assert zero.dtype == kind
+    data = {"x": np.random.default_rng(1).normal(0, 1, (2, 4, 8, 8)).astype(np.float32)}
+    got, plain = run(model, data)["y"], run(original, data)["y"]
+    # A step is 1/127 of the range on either side, about a hundredth of the outputs.
+    assert np.linalg.norm(got - plain) <= 0.02 * np.linalg.norm(plain)
+
+
+def test_behind_a_relu_onnx_runtime_gets_a_zero_that_lets_it_drop_the_relu(tmp_path: Path) -> None:
+    model = mlp()
+    made = [lesson(module, weight) for module, weight in weights(model).items()]
+    QuantizeModelOptTorch().apply(model, context(ANY, **taught(tmp_path, *made)))
+    zeros = {}
+    for node in model.graph:
+        if node.op_type == "QuantizeLinear":
+            assert node.inputs[0] is not None
+            zero = node.inputs[2]
+            assert zero is not None
+            assert zero.const_value is not None
+            zeros[node.inputs[0].name] = int(zero.const_value.numpy())
+    assert zeros == {"x": 128, "r": 0}
+
+
 def test_what_cannot_be_placed_is_named_with_its_reason(tmp_path: Path) -> None:
     model = mlp()
     plain = weights(model)
