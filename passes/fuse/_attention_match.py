@@ -36,7 +36,7 @@ class Mask:
 
 @dataclasses.dataclass(frozen=True)
 class Match:
-    """An attention found in a graph.
+    """An attention found in a graph. Without an axis of heads, (batch, tokens, head_dim), it has one head.
 
     Attributes:
         softmax: The node in its middle.
@@ -51,6 +51,7 @@ class Match:
         key_is_transposed: Whether `key` still has to be turned.
         heads_last: Whether `key` is (batch, keys, heads, head_dim).
         guard: The node that replaces NaN by zero after the softmax, if any.
+        causal: Whether each query attends to the keys up to its own place; then `masks` is empty.
     """
 
     softmax: ir.Node
@@ -65,6 +66,17 @@ class Match:
     key_is_transposed: bool
     heads_last: bool
     guard: ir.Node | None
+    causal: bool = False
+
+    @property
+    def rank(self) -> int:
+        """4, or 3 without heads."""
+        return m.rank(self.query) or 4
+
+    @property
+    def tokens_axis(self) -> int:
+        """Where the query has its tokens."""
+        return self.rank - 2
 
 
 def match(softmax: ir.Node) -> Match | None:
@@ -91,9 +103,12 @@ def match(softmax: ir.Node) -> Match | None:
     value, output = product.inputs[1], product.outputs[0]
     if query is None or key_transposed is None or value is None:
         return None
-    for what, side in (("query", query), ("key", key_transposed), ("value", value)):
-        if m.rank(side) != 4:
-            raise Mismatch(f"{what} has rank {m.rank(side)}, needs 4 (batch, heads, tokens, head_dim)")
+    ranks = tuple(map(m.rank, (query, key_transposed, value)))
+    if ranks not in ((4, 4, 4), (3, 3, 3)):
+        raise Mismatch(
+            f"query, key and value have ranks {', '.join(map(str, ranks))}, need 4 (batch, heads, tokens, head_dim)"
+            " or 3 (batch, tokens, head_dim)"
+        )
     query, query_scale = m.unscaled(query)
     key, key_scale, key_is_transposed, heads_last = _key(key_transposed)
     if not key_is_transposed and not heads_last:
@@ -280,7 +295,7 @@ def _key(transposed: ir.Value) -> tuple[ir.Value, float, bool, bool]:
     if node is not None and node.inputs[0] is not None:
         order = tuple(m.attribute(node, "perm", ()))
         inner, more = m.unscaled(node.inputs[0])
-        if order == (0, 1, 3, 2):
+        if order in ((0, 1, 3, 2), (0, 2, 1)):
             return inner, scale * more, False, False
         if order == (0, 2, 3, 1):
             return inner, scale * more, False, True

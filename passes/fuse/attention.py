@@ -5,8 +5,9 @@ After:  y = Attention(q, k, v, mask, scale=s * t)
 
 Self and cross attention; masks as Add or Where, any number of them; the scale anywhere, as Mul or Div; keys
 turned by one Transpose or by Reshape-Transpose-Reshape; key and value heads repeated by Expand (grouped and
-multi query); keys and values behind a cache's Concat; scores capped by Tanh. Where query, key and value come
-straight from (batch, tokens, heads * head_dim) and the output goes back to it, the transposes vanish too.
+multi query); keys and values behind a cache's Concat; scores capped by Tanh; no axis of heads at all. A single
+mask that is exactly causal becomes `is_causal`. Where query, key and value come straight from (batch, tokens,
+heads * head_dim) and the output goes back to it, the transposes vanish too.
 
 Leaves alone: a softmax over another axis than the last; scores or weights that are read elsewhere; a NaN
 guard whose mask may be minus infinity, since the guard gives 0 where `Attention` gives NaN; precisions for
@@ -22,6 +23,7 @@ best, and INT8 keys would then take their range from the mask.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -31,6 +33,7 @@ from passes import matching as m
 from passes.base import Pass, PassContext, PassResult
 from passes.draft import Draft
 from passes.fuse._attention_match import HEADS_FIRST, Mask, Match, Mismatch, match
+from passes.fuse._causal import is_causal
 from passes.fuse._mask import finite_mask
 from passes.rewriting import Rewriting, rewrite
 
@@ -54,6 +57,8 @@ def _match_all(rewriting: Rewriting) -> None:
         try:
             found = match(softmax)
             if found is not None:
+                if len(found.masks) == 1 and is_causal(found.masks[0]):
+                    found = dataclasses.replace(found, masks=(), causal=True)
                 _check(found, rewriting.context)
                 rewriting.propose(_write(found, rewriting))
         except Mismatch as why:
@@ -65,6 +70,9 @@ def _check(found: Match, context: PassContext) -> None:
     if precision not in context.target.attention:
         have = ", ".join(context.target.attention) or "none"
         raise Mismatch(f"{context.target.title} has no fused attention in {precision} (it has: {have}); cast first")
+    for mask in found.masks:
+        if found.rank == 3 and m.rank(mask.value) not in (2, 3):
+            raise Mismatch(f"the mask has rank {m.rank(mask.value)}, needs 2 or 3 as query and key have 3")
     # ONNX Runtime's Attention gives 0 for a row masked by minus infinity, as the guard does; TensorRT's
     # gives NaN.
     safe = context.target.dialect == "onnxruntime" or all(is_finite(mask) for mask in found.masks)
@@ -85,6 +93,7 @@ def _write(found: Match, rewriting: Rewriting) -> Draft:
     settings: dict[str, Any] = {
         "scale": found.scale,
         "softcap": found.softcap or None,
+        "is_causal": 1 if found.causal else None,
         # 1 is float32 (TensorProto): the graph widened its scores around the softmax.
         "softmax_precision": 1 if found.in_float32 and found.output.dtype != ir.DataType.FLOAT else None,
     }
@@ -102,8 +111,12 @@ def _write(found: Match, rewriting: Rewriting) -> Draft:
     if found.heads_last:
         key = draft.op("Transpose", [key], perm=list(HEADS_FIRST))
     elif found.key_is_transposed:
-        key = draft.op("Transpose", [key], perm=[0, 1, 3, 2])
-    mask = _mask(draft, found, rewriting, found.query, axis=2)
+        key = draft.op("Transpose", [key], perm=[0, 1, 3, 2] if found.rank == 4 else [0, 2, 1])
+    mask = _mask(draft, found, rewriting, found.query, axis=found.tokens_axis)
+    if found.rank == 3:
+        settings |= {"q_num_heads": 1, "kv_num_heads": 1}
+        if mask is not None and max(m.rank(term.value) or 0 for term in found.masks) == 3:
+            mask = draft.op("Unsqueeze", [mask, draft.constant(np.ones(1, np.int64), "one")])
     draft.replace(found.output, draft.op("Attention", [found.query, key, found.value, mask], **settings))
     return draft
 
@@ -178,7 +191,7 @@ def _mask(draft: Draft, found: Match, rewriting: Rewriting, query: ir.Value, axi
     if total is None:
         return None
     total = _floored(draft, found, total)
-    tokens = m.dimension(found.query, 2)
+    tokens = m.dimension(found.query, found.tokens_axis)
     if any(m.same_dimension(m.dimension(shape, -2), tokens) and m.dimension(shape, -1) != 1 for shape in shapes):
         return total
     # ONNX Runtime's Attention wants the mask's second last dimension to be the query's tokens, not 1; TensorRT's

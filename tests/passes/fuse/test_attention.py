@@ -137,17 +137,25 @@ LOOK_ALIKES = {
         PLAIN.format("b = Where(m, s, zero)", "b"),
         QKV + ", bool[B,1,S,T] m",
     ),
-    "query has rank 3, needs 4 (batch, heads, tokens, head_dim)": (
+    "query, key and value have ranks 3, 3, 4, need 4 (batch, heads, tokens, head_dim)"
+    " or 3 (batch, tokens, head_dim)": (
         "t = Transpose<perm=[0,2,1]>(k) s = MatMul(q, t) p = Softmax(s) y = MatMul(p, v)",
-        "float[B,S,16] q, float[B,T,16] k, float[B,T,16] v",
+        "float[B,S,16] q, float[B,T,16] k, float[B,B,T,16] v",
+    ),
+    "the mask has rank 1, needs 2 or 3 as query and key have 3": (
+        "t = Transpose<perm=[0,2,1]>(k) s = MatMul(q, t) a = Add(s, mask) p = Softmax(a) y = MatMul(p, v)",
+        "float[B,S,16] q, float[B,T,16] k, float[B,T,16] v, float[T] mask",
     ),
 }
+
+
+LOOK_ALIKE_OUTPUTS = {"query": "float[B,B,S,16] y", "the m": "float[B,S,16] y"}
 
 
 @pytest.mark.parametrize("reason", LOOK_ALIKES)
 def test_a_look_alike_is_left_alone_with_the_reason(reason: str) -> None:
     body, inputs = LOOK_ALIKES[reason]
-    graph = model(body, inputs, "float[B,S,16] y" if "rank 3" in reason else "float[B,4,S,16] y")
+    graph = model(body, inputs, LOOK_ALIKE_OUTPUTS.get(reason[:5], "float[B,4,S,16] y"))
     before = operators(graph)
     result = FuseAttention().apply(graph, context())
     assert [miss.reason for miss in result.patterns[0].near_misses] == [reason]
@@ -236,3 +244,36 @@ def test_scores_in_half_precision_widened_around_the_softmax_fuse_for_tensorrt()
     assert (result.rewrites, result.notes) == (1, ())
     attention = graph.graph[0]
     assert attention.attributes.get_int("softmax_precision", 0) == 1
+
+
+THREE = "float[B,S,16] q, float[B,T,16] k, float[B,T,16] v"
+WITHOUT_HEADS = {
+    "plain": (PLAIN.replace("[0,1,3,2]", "[0,2,1]").format("a = Mul(s, scale)", "a"), THREE),
+    "key already transposed": (
+        "s = MatMul(q, k) p = Softmax(s) y = MatMul(p, v)",
+        "float[B,S,16] q, float[B,16,T] k, float[B,T,16] v",
+    ),
+    "mask per row": (
+        PLAIN.replace("[0,1,3,2]", "[0,2,1]").format("a = Add(s, mask)", "a"),
+        THREE + ", float[B,1,T] mask",
+    ),
+    "mask per query": (
+        PLAIN.replace("[0,1,3,2]", "[0,2,1]").format("a = Where(m, s, low)", "a"),
+        THREE + ", bool[S,T] m",
+    ),
+    "two masks": (
+        PLAIN.replace("[0,1,3,2]", "[0,2,1]").format("b = Add(s, bias) a = Add(b, mask)", "a"),
+        THREE + ", float[S,T] bias, float[B,1,T] mask",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_HEADS)
+def test_attention_without_an_axis_of_heads_fuses_with_one_head(name: str) -> None:
+    body, inputs = WITHOUT_HEADS[name]
+    before, after = model(body, inputs, "float[B,S,16] y"), model(body, inputs, "float[B,S,16] y")
+    result = FuseAttention().apply(after, context())
+    assert (result.rewrites, result.notes) == (1, ())
+    assert not {"Softmax", "MatMul"} & set(operators(after))
+    np.testing.assert_allclose(run(after, feeds(before))["y"], run(before, feeds(before))["y"], atol=2**-14)
+    assert FuseAttention().apply(after, context()).rewrites == 0
