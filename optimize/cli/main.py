@@ -20,6 +20,7 @@ from optimize.cli import (
     passes,
     recipe,
     report,
+    roofline,
     run,
     sweep,
 )
@@ -41,6 +42,7 @@ app.command("inspect")(inspect.inspect)
 app.command("diff")(diff.diff)
 app.command("bench")(bench.bench)
 app.command("sweep")(sweep.sweep)
+app.command("roofline")(roofline.roofline)
 app.command("doctor")(doctor.doctor)
 app.add_typer(passes.app, name="passes")
 app.add_typer(recipe.app, name="recipe")
