@@ -113,6 +113,22 @@ def gitlab(report: ReportArgument, output: OutputOption = None, recipe_file: Rec
 
 
 @app.command()
+def flips(report: ReportArgument, output: OutputOption = None) -> None:
+    """CSV of the evaluation samples whose decision changed, at most the first thousand."""
+    from optimize.report import flips as view
+    from optimize.report import headline
+
+    final = headline.final_accuracy(_read(report))
+    if final is None or not final.decisions:
+        raise errors.UsageError(
+            f"{report}: no decisions were compared.", hint="evaluate.kind: classification compares them."
+        )
+    if final.flips_total > len(final.flips):
+        console.err(f"{final.flips_total:,} decisions changed; the first {len(final.flips):,} are listed.")
+    _give(view.render(final), output)
+
+
+@app.command()
 def prometheus(report: ReportArgument, output: OutputOption = None) -> None:
     """Figures for node_exporter's textfile collector; write it as NAME.prom into the collector's folder."""
     from optimize.report import prometheus as view

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from optimize.cli.report import app
 from optimize.errors import UsageError
+from optimize.facts import Flip
 from optimize.report.writing import write
 from tests.support import reports
 
@@ -55,6 +56,15 @@ def test_machines_get_machine_formats(finished: Path) -> None:
     assert "optimize_run_passed{" in run("prometheus", str(finished))
     assert xml.parse(io.StringIO(run("junit", str(finished)))).getroot().tag == "testsuites"
     assert json.loads(run("schema"))["title"] == "optimize report"
+
+
+def test_changed_decisions_are_listed_and_a_run_without_decisions_is_told(finished: Path, tmp_path: Path) -> None:
+    changed = (Flip(sample=3, reference=7, candidate=9, label=7),)
+    final = reports.accuracy("engine", 0.1, decisions=500, flips=changed, flips_total=1)
+    write(reports.passing(accuracy=(final,)), tmp_path / "decided")
+    assert run("flips", str(tmp_path / "decided")).splitlines()[1:] == ["3,7,7,9,right to wrong"]
+    with pytest.raises(UsageError, match="no decisions were compared"):
+        run("flips", str(finished))
 
 
 def test_github_gets_annotations_and_the_step_summary(
