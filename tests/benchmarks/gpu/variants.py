@@ -50,16 +50,25 @@ def _int4(block: int, **more: Any) -> Step:
     return ("quantize.int4", {"block_size": block, **more})
 
 
+HEADS: tuple[Step, ...] = (*FUSED, ("surgery.plain_attention", {}), ("surgery.stacked_heads", {}))
+
+
+def _gelu(form: str) -> Step:
+    return ("surgery.gelu_tanh", {"form": form})
+
+
 ENCODER = (
     Variant("ours: clean", CLEAN),
-    Variant("ours: clean, fuse", FUSED),
-    Variant("ours: clean, QKV merged", (*CLEAN, ("fuse.qkv_merge", {}))),
-    Variant("spelt flat", CLEAN, style=Style(flat=True)),
-    Variant("spelt flat, QKV merged", CLEAN, style=Style(flat=True, merged=True)),
-    Variant("spelt flat, attention fused", FUSED, style=Style(flat=True)),
-    Variant("spelt with QKV merged", CLEAN, style=Style(merged=True)),
-    Variant("spelt with GELU by Erf in FP16", CLEAN, style=Style(gelu="erf")),
-    Variant("spelt with GELU by Tanh", CLEAN, style=Style(gelu="tanh")),
+    Variant("ours: GELU by Tanh", (*CLEAN, _gelu("operator"))),
+    Variant("ours: GELU by Sigmoid", (*CLEAN, _gelu("sigmoid"))),
+    Variant("ours: heads stacked, GELU by Tanh", (*HEADS, _gelu("operator"))),
+    Variant("ours: heads stacked, GELU by Tanh spelt out", (*HEADS, _gelu("tanh"))),
+    Variant("ours: heads stacked, GELU by Sigmoid", (*HEADS, _gelu("sigmoid"))),
+    Variant("ours: heads stacked, GELU by Sigmoid, for this GPU", (*HEADS, _gelu("sigmoid")), options=CURRENT),
+    Variant("ours: attention plain, GELU by Sigmoid", (*FUSED, ("surgery.plain_attention", {}), _gelu("sigmoid"))),
+    Variant("spelt flat, GELU by Sigmoid", (*CLEAN, _gelu("sigmoid")), style=Style(flat=True)),
+    Variant("spelt flat, heads stacked, GELU by Sigmoid", (*HEADS, _gelu("sigmoid")), style=Style(flat=True)),
+    Variant("spelt flat, heads stacked, GELU by Tanh", (*HEADS, _gelu("operator")), style=Style(flat=True)),
     Variant("spelt flat, QKV merged, GELU by Tanh", CLEAN, style=Style(flat=True, merged=True, gelu="tanh")),
 )
 DECODE = (
