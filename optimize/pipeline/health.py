@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 
 from optimize.engines import registry
@@ -109,14 +110,32 @@ def _against(here: Environment, target: str) -> list[Finding]:
         capability = f"compute capability {wanted.compute_capability}"
         fits = any(capability in device for device in here.devices)
         seen = "; ".join(here.devices) or "no NVIDIA device"
-        return [Finding(what=f"target {target} needs {capability}; here: {seen}", ok=fits)]
+        what = f"target {target} needs {capability}; here: {seen}"
+        return [Finding(what=what, ok=fits, remedy="" if fits else _other_target(here))]
     missing = [name for name in wanted.instructions if name not in here.instructions]
     what = (
         f"target {target} needs {', '.join(missing)}, which this processor lacks"
         if missing
         else f"target {target} fits"
     )
-    return [Finding(what=what, ok=not missing)]
+    remedy = f"in the recipe: target: {loading.OWN_PROCESSOR}" if missing else ""
+    return [Finding(what=what, ok=not missing, remedy=remedy)]
+
+
+def _other_target(here: Environment) -> str:
+    """What to do on a machine that lacks the target's GPU."""
+    from optimize.targets import loading
+
+    if not here.devices:
+        missing = importlib.util.find_spec("pynvml") is None
+        see = "pip install nvidia-ml-py, without which none is seen" if missing else "install the NVIDIA driver"
+        return f"{see}; on a machine without a GPU, in the recipe: target: {loading.OWN_PROCESSOR}"
+    fitting = []
+    for name in loading.names():
+        if "tensorrt" in loading.engines_of(name):
+            capability = f"compute capability {loading.load(name, 'tensorrt').compute_capability},"
+            fitting += [name] * any(capability in device for device in here.devices)
+    return f"in the recipe: target: {' or '.join(fitting)}" if fitting else "no known target fits this device"
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -70,5 +70,9 @@ def test_a_missing_library_is_named_with_its_command() -> None:
 def test_a_target_that_this_machine_is_not_says_what_is_missing() -> None:
     (found,) = findings({**GOOD, "torch": "2.13.0+cu130"}, (H200,), target="l40s")
     assert "l40s needs compute capability 8.9" in found.what
+    assert found.remedy == "in the recipe: target: h100 or h200"
+    (found,) = findings(GOOD, target="l40s")
+    assert found.remedy.endswith("on a machine without a GPU, in the recipe: target: cpu")
     (found,) = findings(GOOD, target="cpu-amx", instructions=("avx512_vnni",))
     assert "amx_int8" in found.what
+    assert found.remedy == "in the recipe: target: cpu"
