@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import functools
+import importlib
 import importlib.metadata
+import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 ProviderName = Literal["cpu", "cuda", "tensorrt", "tensorrt-rtx"]
 
@@ -23,14 +26,17 @@ COMPILING: tuple[ProviderName, ...] = ("tensorrt", "tensorrt-rtx")
 _PACKAGES: dict[str, str] = {
     "cuda": "onnxruntime-gpu",
     "tensorrt": "onnxruntime-gpu",
-    "tensorrt-rtx": "onnxruntime-trt-rtx",
 }
 """The distribution whose library holds the provider."""
+
+PLUGINS: dict[ProviderName, tuple[str, str]] = {
+    "tensorrt-rtx": ("onnxruntime_ep_nv_tensorrt_rtx", "onnxruntime-ep-nv-tensorrt-rtx-cu13"),
+}
+"""Providers that come as plugins of ONNX Runtime: module and distribution."""
 
 _LIBRARIES: dict[str, str] = {
     "cuda": "libonnxruntime_providers_cuda.so",
     "tensorrt": "libonnxruntime_providers_tensorrt.so",
-    "tensorrt-rtx": "libonnxruntime_providers_nv_tensorrt_rtx.so",
 }
 
 
@@ -52,7 +58,9 @@ def missing(provider: ProviderName) -> str | None:
         return f"onnxruntime cannot be imported ({error}). pip install onnxruntime"
     if provider == "cpu":
         return None
-    package = _PACKAGES[provider]
+    if provider in PLUGINS and PROVIDERS[provider] not in onnxruntime.get_available_providers():
+        return _missing_plugin(*PLUGINS[provider])
+    package = _PACKAGES.get(provider, f"onnxruntime with {PROVIDERS[provider]}")
     if PROVIDERS[provider] not in onnxruntime.get_available_providers():
         if _version("onnxruntime") and _version(package):
             return (
@@ -63,7 +71,55 @@ def missing(provider: ProviderName) -> str | None:
             f"onnxruntime {onnxruntime.__version__} is built without {PROVIDERS[provider]}. "
             f"pip uninstall -y onnxruntime && pip install {package}"
         )
-    return _missing_device() or _missing_library(_LIBRARIES[provider], Path(onnxruntime.__file__).parent)
+    library = _LIBRARIES.get(provider)
+    return _missing_device() or (_missing_library(library, Path(onnxruntime.__file__).parent) if library else None)
+
+
+def plugin_of(name: str) -> str | None:
+    """The module of the plugin that the provider of this name comes from; None for one that is built in."""
+    import onnxruntime
+
+    if name in onnxruntime.get_available_providers():
+        return None
+    return next((PLUGINS[provider][0] for provider in PLUGINS if PROVIDERS[provider] == name), None)
+
+
+@functools.cache
+def plugin_devices(module: str) -> tuple[Any, ...]:
+    """The devices that a plugin runs on, its library registered with ONNX Runtime once per process.
+
+    Raises:
+        Exception: ONNX Runtime's or the loader's, when the plugin cannot be loaded; they share no other base.
+    """
+    import onnxruntime
+
+    plugin = importlib.import_module(module)
+    before = frozenset(device.ep_name for device in onnxruntime.get_ep_devices())
+    onnxruntime.register_execution_provider_library(plugin.get_ep_name(), plugin.get_library_path())
+    return tuple(device for device in onnxruntime.get_ep_devices() if device.ep_name not in before)
+
+
+def _missing_plugin(module: str, distribution: str) -> str | None:
+    import onnxruntime
+
+    if importlib.util.find_spec(module) is None:
+        return f"its plugin of ONNX Runtime is not installed. pip install {distribution}"
+    if not hasattr(onnxruntime, "register_execution_provider_library"):
+        return f"onnxruntime {onnxruntime.__version__} takes no plugins. pip install --upgrade onnxruntime"
+    absent = _missing_device()
+    if absent:
+        return absent
+    found = _version(distribution) or "of unknown version"
+    try:
+        devices = plugin_devices(module)
+    except Exception as error:  # ONNX Runtime's classes share no base but Exception
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return f"the plugin {distribution} {found} cannot be loaded ({why}). Install what it names."
+    if not devices:
+        return (
+            f"the plugin {distribution} {found} finds no GPU that it runs on. Install a version that has this one."
+        )
+    return None
 
 
 def _missing_device() -> str | None:

@@ -18,6 +18,7 @@ import onnx_ir as ir
 import onnxruntime
 
 from optimize.engines.base import Feeds, TensorSpec, missing_inputs
+from optimize.engines.onnxruntime_providers import plugin_devices, plugin_of
 from optimize.errors import StageFailed, UsageError
 
 Level = Literal["disable", "basic", "extended", "all"]
@@ -95,10 +96,11 @@ class OnnxRuntimeSession:
         self.settings = settings
         self.threads = settings.threads or usable_cores()
         try:
+            options = session_options(settings, self.threads)
             self._session: Any = onnxruntime.InferenceSession(
                 str(model) if isinstance(model, Path) else model,
-                session_options(settings, self.threads),
-                providers=[(name, dict(options)) for name, options in settings.providers],
+                options,
+                providers=_providers(settings, options),
                 disabled_optimizers=list(settings.disabled_optimizers) or None,
                 enable_fallback=0,
             )
@@ -212,6 +214,16 @@ def session_options(settings: Settings, threads: int) -> Any:
     for key, value in config.items():
         options.add_session_config_entry(key, value)
     return options
+
+
+def _providers(settings: Settings, options: Any) -> list[tuple[str, dict[str, str]]] | None:
+    """Providers by name; None where the first is a plugin, whose devices go into `options` instead."""
+    wanted, wishes = settings.providers[0]
+    module = None if wanted == CPU else plugin_of(wanted)
+    if module is None:
+        return [(name, dict(given)) for name, given in settings.providers]
+    options.add_provider_for_devices(list(plugin_devices(module)), dict(wishes))
+    return None
 
 
 def session_error(error: Exception, model: Path | bytes | None) -> UsageError | StageFailed:

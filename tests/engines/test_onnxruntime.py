@@ -252,6 +252,26 @@ def test_a_missing_provider_says_what_to_install(plain: Path, provider: str) -> 
         engine.build(BuildRequest(plain, plain.parent), quiet)
 
 
+def test_a_provider_without_its_plugin_names_the_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(onnxruntime_providers.PLUGINS, "tensorrt-rtx", ("no_such_plugin", "no-such-plugin-cu13"))
+    problem = onnxruntime_providers.missing("tensorrt-rtx")
+    assert problem == "its plugin of ONNX Runtime is not installed. pip install no-such-plugin-cu13"
+
+
+def test_a_plugin_that_cannot_be_loaded_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = tmp_path / "libbroken.so"
+    library.write_bytes(b"no library")
+    module = "def get_ep_name(): return 'broken'\ndef get_library_path(): return " + repr(str(library)) + "\n"
+    (tmp_path / "broken_plugin.py").write_text(module)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(onnxruntime_providers.PLUGINS, "tensorrt-rtx", ("broken_plugin", "broken-plugin-cu13"))
+    monkeypatch.setattr(onnxruntime_providers, "_missing_device", lambda: None)
+    problem = str(onnxruntime_providers.missing("tensorrt-rtx"))
+    assert "\n" not in problem
+    assert problem.startswith("the plugin broken-plugin-cu13 of unknown version cannot be loaded (")
+    assert "libbroken.so" in problem
+
+
 def test_two_distributions_that_shadow_each_other_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnxruntime_providers, "_version", lambda name: "1.0")
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])

@@ -65,6 +65,8 @@ def assemble() -> Path:
                 for wheel in _download(Path(scratch) / "wheels"):
                     _unpack(wheel, package)
                 _compile(package)
+                # The ONNX parser opens the library by this name before it adds a plugin's layer.
+                (package / "libtensorrt_rtx.so").symlink_to("libtensorrt_rtx.so.1")
                 _complete(package)
                 os.rename(package.parent, folder)
     return folder
