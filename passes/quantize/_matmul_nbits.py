@@ -1,6 +1,6 @@
-"""ONNX Runtime's own 4-bit matrix product, `com.microsoft.MatMulNBits`.
+"""ONNX Runtime's own matrix product with weights in few bits, `com.microsoft.MatMulNBits`.
 
-Inputs: A, B `(N, blocks, block / 2)` uint8, scales `(N, blocks)`, zero points `(N, ceil(blocks / 2))` uint8,
+Inputs: A, B `(N, blocks, block · bits / 8)` uint8, scales `(N, blocks)`, zero points `(N, ceil(blocks / 2))` uint8,
 group index (unused), bias `(N,)`. Source: ONNX Runtime, docs/ContribOperators.md.
 """
 
@@ -44,7 +44,7 @@ def _reason_against_node(node: ir.Node, channels: int) -> str | None:
 
 
 def replace_products(
-    weight: Weight, parts: Sequence[ir.Value | None], *, block_size: int, accuracy_level: int
+    weight: Weight, parts: Sequence[ir.Value | None], *, block_size: int, accuracy_level: int, bits: int = 4
 ) -> None:
     """Turn every product of `weight` into a MatMulNBits node that reads `parts`.
 
@@ -53,9 +53,10 @@ def replace_products(
         parts: Codes, scales and zero points (None: symmetric).
         block_size: Elements per scale.
         accuracy_level: What the kernel computes in: 1 float32, 2 float16, 3 bfloat16, 4 int8, 0 its choice.
+        bits: Of one element, 4 or 8.
     """
     for use in weight.uses:
-        _replace(use, parts, weight, block_size, accuracy_level)
+        _replace(use, parts, weight, block_size, accuracy_level, bits)
     for use in weight.uses:
         if use.through is not None and use.through.graph is not None:
             remove_if_unused(use.through.outputs[0])
@@ -63,7 +64,7 @@ def replace_products(
 
 
 def _replace(
-    use: Use, parts: Sequence[ir.Value | None], weight: Weight, block_size: int, accuracy_level: int
+    use: Use, parts: Sequence[ir.Value | None], weight: Weight, block_size: int, accuracy_level: int, bits: int
 ) -> None:
     node = use.node
     inputs: list[ir.Value | None] = [node.inputs[0], *parts]
@@ -79,7 +80,7 @@ def _replace(
         {
             "K": weight.summed,
             "N": weight.shape[weight.channel_axis],
-            "bits": 4,
+            "bits": bits,
             "block_size": block_size,
             "accuracy_level": accuracy_level,
         },
