@@ -131,3 +131,15 @@ def encode(values: Float32, scale: Array, zero_point: Bytes | None) -> Bytes:
     codes = np.empty(values.shape, np.uint8)
     np.copyto(codes, values.view(np.uint32), casting="unsafe")
     return codes
+
+
+def restored(weight: Float32, block: int, choose: Choose) -> Float32:
+    """What a `(K, N)` weight becomes by being quantized along K and read back; for trials."""
+    summed, columns = weight.shape
+    padded = np.pad(weight, ((0, -summed % block), (0, 0)))
+    values = padded.reshape(-1, block, columns)
+    scale, zero_point = choose(values, (slice(0, len(values)), slice(0, columns)))
+    zero = np.float32(SYMMETRIC_ZERO) if zero_point is None else zero_point.astype(np.float32)
+    steps = encode(values.copy(), scale, zero_point).astype(np.float32) - zero
+    back: Float32 = (steps * scale.astype(np.float32)).reshape(padded.shape)[:summed]
+    return back

@@ -41,10 +41,6 @@ class ChannelWeight:
     axis: int
     zero_channels: int
 
-    def with_elements(self, elements: Array) -> ChannelWeight:
-        """The same scales with other int8 elements."""
-        return dataclasses.replace(self, quantized=ir.tensor(elements))
-
 
 def to_int8(
     weight: Constant,
@@ -68,10 +64,7 @@ def to_int8(
     by_channel = _rows(weight, axis, row_scale)
     if not np.isfinite(by_channel).all():
         raise ValueError(f"weight '{weight.name}' holds NaN or infinity")
-    largest = np.abs(by_channel).max(axis=1)
-    scale = numerics.symmetric_scale(largest, grid).astype(np.float32)
-    if search_clip:
-        scale = _least_error(by_channel, scale, grid)
+    scale = scales_of(by_channel, search_clip, grid)
     broadcast = [1] * len(weight.shape)
     broadcast[axis] = -1
 
@@ -83,7 +76,13 @@ def to_int8(
         return ir.tensor(np.clip(steps, np.int8(grid.lowest), np.int8(grid.highest)))
 
     lazy = ir.LazyTensor(evaluate, dtype=ir.DataType.INT8, shape=ir.Shape(weight.shape))
-    return ChannelWeight(scale, lazy, axis, int((largest == 0).sum()))
+    return ChannelWeight(scale, lazy, axis, int((np.abs(by_channel).max(axis=1) == 0).sum()))
+
+
+def scales_of(by_channel: Array, search_clip: bool, grid: numerics.Format) -> Array:
+    """(channels,) float32 steps for (channels, everything else) numbers."""
+    scale = numerics.symmetric_scale(np.abs(by_channel).max(axis=1), grid).astype(np.float32)
+    return _least_error(by_channel, scale, grid) if search_clip else scale
 
 
 def _rows(weight: Constant, axis: int, row_scale: Array | None) -> Array:

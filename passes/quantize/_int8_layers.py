@@ -16,6 +16,7 @@ from passes.numerics import Format
 from passes.qdq import Editor
 from passes.quantize import _integer_ops, _placing, _rounding
 from passes.quantize._channel_weights import ChannelWeight, to_int8
+from passes.quantize._inputs import Inputs, inputs_of
 from passes.quantize._learned import Learned, Lessons
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -57,6 +58,7 @@ class LayerWork:
         self.spent: list[ir.Value] = []
         self.bytes_before = self.bytes_after = 0
         self._weights: dict[object, ChannelWeight] = {}
+        self._inputs: tuple[str, Inputs] | None = None
 
     def quantize(self, layer: Layer) -> str | None:
         """Quantize one layer, or say why not."""
@@ -88,37 +90,38 @@ class LayerWork:
 
     def _weight(self, layer: Layer, source: Learned | None) -> ChannelWeight:
         divisor = None if source is None else source.divisor
-        rows = source if self.choices.by_output and source is not None and source.rows is not None else None
+        inputs = self._given(layer, source) if self.choices.by_output else None
         key = (
             layer.weight.key,
             None if divisor is None else divisor.tobytes(),
-            layer.activation.name if rows is not None else None,
+            layer.activation.name if inputs is not None else None,
         )
         if key not in self._weights:
-            weight = to_int8(layer.weight, layer.channel_axis, self.choices.clip, divisor, self.choices.grid)
-            if rows is not None:
-                exact = np.asarray(layer.weight.numpy(), np.float32)
-                exact = exact if divisor is None else exact * divisor[:, None]
-                highest = int(self.choices.grid.highest)
-                weight = weight.with_elements(
-                    _rounding.least_output_error(exact, self._seen(rows), weight.scale, highest)
+            if inputs is None:
+                made = to_int8(layer.weight, layer.channel_axis, self.choices.clip, divisor, self.choices.grid)
+            else:
+                made = _rounding.least_output_error(
+                    _divided(layer, divisor), inputs, self.choices.grid, search_clip=self.choices.clip
                 )
-            self._weights[key] = weight
+            self._weights[key] = made
         return self._weights[key]
 
     def _bias(self, layer: Layer, weight: ChannelWeight, source: Learned | None) -> Array | None:
-        if not self.choices.correct_bias or source is None or source.rows is None:
+        inputs = self._given(layer, source) if self.choices.correct_bias else None
+        if inputs is None or source is None:
             return None
-        exact = np.asarray(layer.weight.numpy(), np.float32)
         stored = weight.quantized.numpy().astype(np.float32) * weight.scale
-        lost = _rounding.bias_correction(exact, stored, source.rows, self._seen(source))
+        lost = _rounding.bias_correction(_divided(layer, source.divisor), stored, inputs)
         return lost if layer.bias is None else np.asarray(layer.bias.numpy(), np.float32) + lost
 
-    def _seen(self, source: Learned) -> Array:
-        """The sampled rows as the quantized layer sees them: divided, and on the grid when that is fixed."""
-        assert source.rows is not None
-        rows: Array = source.rows if source.divisor is None else source.rows / source.divisor
-        return source.quantizer.apply(rows) if self.choices.static else rows
+    def _given(self, layer: Layer, source: Learned | None) -> Inputs | None:
+        """What flows into the layer; kept while the layers that read the same activation are at work."""
+        if source is None or source.rows is None:
+            return None
+        name = str(layer.activation.name)
+        if self._inputs is None or self._inputs[0] != name:
+            self._inputs = (name, inputs_of(source, source.rows, static=self.choices.static))
+        return self._inputs[1]
 
     def _write(self, layer: Layer, weight: ChannelWeight, source: Learned | None, bias: Array | None) -> None:
         divisor = None if source is None else source.divisor
@@ -130,3 +133,9 @@ class LayerWork:
         if bias is not None:
             _placing.replace_bias(self.editor, layer, bias)
         _placing.place(self.editor, layer, weight, source.quantizer, divisor)
+
+
+def _divided(layer: Layer, divisor: Array | None) -> Array:
+    """(in, out) float32, the weight that meets the divided activation."""
+    exact = np.asarray(layer.weight.numpy(), np.float32)
+    return exact if divisor is None else exact * divisor[:, None]

@@ -1,74 +1,51 @@
-"""Rounding weights so that the layer's output errs least on real activations, and correcting its bias.
-
-Column by column of the input channels: round one, and let the channels still unrounded make up for its error
-(GPTQ, Frantar et al. 2022, after Optimal Brain Surgeon): with H = xᵀx + damping and U the upper Cholesky factor of
-H⁻¹, an error e in channel i adds e / U[i,i] * U[i,j] to every later channel j.
-"""
+"""INT8 weights rounded so that the layer's output errs least on real activations, and the bias corrected for it."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
+
+from passes.numerics import Format
+from passes.quantize._channel_weights import ChannelWeight, scales_of
+from passes.quantize._gptq import round_with_feedback
+from passes.quantize._inputs import Inputs
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-DAMPING = 0.01
-"""Fraction of H's mean diagonal added to it (the paper's value)."""
 
-BLOCK = 64
-"""Input channels rounded before their errors are passed on to the rest in one product."""
-
-
-def least_output_error(weight: Array, rows: Array, scale: Array, highest: int = 127) -> Array:
-    """int8 elements of a weight, rounded for the least squared output error.
+def least_output_error(weight: Array, inputs: Inputs, grid: Format, *, search_clip: bool) -> ChannelWeight:
+    """A weight on its INT8 grid, rounded for the least squared output error.
 
     Args:
-        weight: (in, out) real numbers.
-        rows: (rows, in) activations as the quantized layer sees them.
-        scale: (out,) one step in real units per output channel.
-        highest: Largest magnitude of an element.
+        weight: (in, out) real numbers, times the smoothing factors.
+        inputs: What the quantized layer is given.
+        grid: INT8, or its seven-bit part.
+        search_clip: Whether to search each channel's clipping.
 
-    Returns:
-        (in, out) int8.
+    Raises:
+        ValueError: When the weight holds NaN or infinity.
     """
-    left = weight.astype(np.float64)
-    factor = _inverse_factor(rows)
-    quantized = np.empty(weight.shape, np.int8)
-    step = scale.astype(np.float64)
-    channels = len(left)
-    for start in range(0, channels, BLOCK):
-        end = min(start + BLOCK, channels)
-        errors = np.empty((end - start, left.shape[1]))
-        for channel in range(start, end):
-            nearest = np.clip(np.rint(left[channel] / step), -highest, highest)
-            quantized[channel] = nearest
-            error = (left[channel] - nearest * step) / factor[channel, channel]
-            errors[channel - start] = error
-            left[channel + 1 : end] -= np.outer(factor[channel, channel + 1 : end], error)
-        left[end:] -= factor[start:end, end:].T @ errors
-    return quantized
+    if not np.isfinite(weight).all():
+        raise ValueError("its weight holds NaN or infinity")
+    values = weight.astype(np.float32)
+    scale = scales_of(values.T, search_clip, grid)
+
+    def whole(steps: Array, block: int) -> Array:
+        return np.clip(np.rint(steps), np.float32(grid.lowest), np.float32(grid.highest))
+
+    steps = round_with_feedback(values, inputs.moments.own, scale[None, :], len(values), whole)
+    return ChannelWeight(scale, ir.tensor(steps.astype(np.int8)), 1, int((np.abs(values).max(axis=0) == 0).sum()))
 
 
-def _inverse_factor(rows: Array) -> Array:
-    """U with UᵀU = (xᵀx / rows + damping)⁻¹, upper triangular."""
-    x = rows.astype(np.float32)
-    hessian = (x.T @ x).astype(np.float64) / max(len(x), 1)
-    diagonal = np.diagonal(hessian)
-    damping = DAMPING * float(diagonal.mean()) or 1.0
-    hessian[np.diag_indices_from(hessian)] += damping
-    factor: Array = np.linalg.cholesky(np.linalg.inv(hessian)).T
-    return factor
-
-
-def bias_correction(exact: Array, quantized: Array, rows: Array, seen: Array) -> Array:
+def bias_correction(exact: Array, quantized: Array, inputs: Inputs) -> Array:
     """(out,) mean of what a layer's output lost, to be added to its bias.
 
     Args:
-        exact: (in, out) the weight in floating point.
-        quantized: (in, out) the weight as the engine sees it, in the smoothed channels.
-        rows: (rows, in) sample of the activation.
-        seen: (rows, in) the same, divided by the smoothing factors and quantized.
+        exact: (in, out) the weight in floating point, times the smoothing factors.
+        quantized: (in, out) the weight as the engine sees it.
+        inputs: What the quantized layer is given.
     """
-    lost: Array = rows.mean(axis=0) @ exact - seen.mean(axis=0) @ quantized
+    lost: Array = inputs.exact_mean @ exact - inputs.seen_mean @ quantized
     return lost.astype(np.float32)

@@ -9,13 +9,14 @@ import numpy.typing as npt
 
 from passes import numerics
 from passes.quantize._blocks import Choose
+from passes.quantize._half_quadratic import half_quadratic
 from passes.quantize._tiles import Tile
 
 Array = npt.NDArray[Any]
 Bytes = npt.NDArray[np.uint8]
 Float32 = npt.NDArray[np.float32]
 
-Algorithm = Literal["rtn", "mse", "gptq"]
+Algorithm = Literal["rtn", "mse", "hqq", "gptq"]
 
 CLIP_RATIOS = (1.0, 0.96, 0.92, 0.88, 0.84, 0.8, 0.75, 0.7)
 """Parts of a block's range that the search tries as its clipping point."""
@@ -27,6 +28,8 @@ def chooser(
     """The way of choosing scales that `algorithm` names; see `least_squares` for `importance`."""
     if algorithm == "rtn":
         return from_range(scale_dtype, asymmetric=asymmetric)
+    if algorithm == "hqq":
+        return half_quadratic(scale_dtype, asymmetric=asymmetric)
     return least_squares(scale_dtype, asymmetric=asymmetric, importance=importance)
 
 

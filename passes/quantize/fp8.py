@@ -25,6 +25,7 @@ from passes.base import Pass, PassContext, PassResult, Pattern, Skip
 from passes.calibration import Method, MethodName, collect
 from passes.opset import lift
 from passes.qdq import Editor, fake_quantize
+from passes.quantize._channel_factors import apply_factors, by_input, matrix, smooth_factors
 from passes.quantize._float_parts import FloatFormat, FloatParts
 from passes.quantize._graph import insert_weight_nodes
 from passes.quantize._moments import Array, Moments, calibrated
@@ -52,6 +53,13 @@ class QuantizeFp8(Pass):
     calibration: MethodName = pydantic.Field(
         "minmax", description="How an input's range is chosen from the calibration data."
     )
+    smooth: float | None = pydantic.Field(
+        None,
+        ge=0,
+        le=1,
+        description="SmoothQuant's exponent: moves outlier channels of the inputs of MatMul and Gemm into weights "
+        "first. E4M3's steps grow with the magnitude, so that it seldom gains. Unset: no smoothing.",
+    )
     rounding: Literal["nearest", "output"] = pydantic.Field(
         "nearest",
         description="How weights are rounded: to the nearest step, or for the least output error on the "
@@ -78,8 +86,8 @@ class QuantizeFp8(Pass):
         return self
 
     def requires_calibration(self) -> bool:
-        """Static activations need ranges, output rounding needs moments."""
-        return self.activations == "static" or self.rounding == "output"
+        """Static activations and smoothing need ranges, output rounding needs moments."""
+        return self.activations == "static" or self.rounding == "output" or self.smooth is not None
 
     def check(self, target: Target) -> str | None:
         """Why `target` cannot run what these options write, or None."""
@@ -94,6 +102,9 @@ class QuantizeFp8(Pass):
     def apply(self, model: ir.Model, context: PassContext) -> PassResult:
         """Replace every weight that can be quantized; the rest is listed with its reason."""
         weights, skips = find_weights(model, self.ops, self.skip)
+        if self.smooth is not None and weights:
+            self._smooth(model, weights, self.smooth, context)
+            weights, skips = find_weights(model, self.ops, self.skip)
         kept: list[Weight] = []
         for weight in weights:
             reason = self._reason_against(weight)
@@ -137,6 +148,23 @@ class QuantizeFp8(Pass):
             figures={"weight bytes before": before, "weight bytes after": after},
             notes=notes,
         )
+
+    def _smooth(self, model: ir.Model, weights: Sequence[Weight], exponent: float, context: PassContext) -> None:
+        """An equivalent model whose inputs have fewer outlier channels."""
+        groups = by_input(model, weights)
+        if not groups:
+            return
+        method = Method("minmax")
+        found = collect(
+            model, list(groups), context, method, numerics.FP8_E4M3, symmetric=True,
+            channel_axes=dict.fromkeys(groups, -1),
+        )  # fmt: skip
+        factors = {}
+        for name, held in groups.items():
+            amax = found.of[name].channel_amax if name in found.of else None
+            if amax is not None:
+                factors[name] = smooth_factors([matrix(weight) for weight in held], amax, exponent)
+        apply_factors(model, groups, factors)
 
     def _reason_against(self, weight: Weight) -> str | None:
         if 0 in weight.shape:

@@ -13,18 +13,22 @@ K not a multiple of the block where the target wants whole blocks.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Literal
 
+import numpy as np
 import onnx_ir as ir
 import pydantic
 
 from passes.base import Pass, PassContext, PassResult, Pattern, Skip
 from passes.opset import lift
 from passes.quantize import _matmul_nbits
+from passes.quantize._blocks import restored
+from passes.quantize._channel_factors import apply_factors, awq_factors, by_input
 from passes.quantize._graph import add_initializer, free_name, owning_graph, replace_weight, taken_names
 from passes.quantize._int4_parts import Int4Parts
 from passes.quantize._moments import Array, Moments, calibrated
-from passes.quantize._scales import Algorithm
+from passes.quantize._scales import Algorithm, chooser
 from passes.quantize._weights import Weight, find_weights
 from passes.target import Target
 
@@ -49,11 +53,13 @@ class QuantizeInt4(Pass):
     symmetric: bool = pydantic.Field(
         True, description="One scale per block and no zero point; false adds a 4-bit zero point per block."
     )
-    algorithm: Literal["auto", "rtn", "mse", "gptq"] = pydantic.Field(
+    algorithm: Literal["auto", "rtn", "mse", "hqq", "awq", "gptq"] = pydantic.Field(
         "auto",
-        description="How scales are chosen: `rtn` from each block's range, `mse` by a search for the least squared "
-        "error, `gptq` for the least output error on the calibration data (rounding included); `auto` is gptq with "
-        "calibration data and mse without.",
+        description="How scales are chosen: `rtn` from each block's range; `mse` by a search for the least squared "
+        "error; `hqq` by half-quadratic turns that forgive outliers; `awq` as mse, with input channels scaled "
+        "first by a search on the calibration data (the division goes into what makes the input, or a Mul); "
+        "`gptq` for the least output error on the data, rounding included. `auto` is gptq with data and mse "
+        "without.",
     )
     in_turn: bool = pydantic.Field(
         True,
@@ -79,8 +85,8 @@ class QuantizeInt4(Pass):
         return value
 
     def requires_calibration(self) -> bool:
-        """GPTQ measures what flows into each layer; the others, and `auto` without data, look at weights alone."""
-        return self.algorithm == "gptq"
+        """GPTQ and AWQ measure what flows into each layer; the rest looks at weights alone."""
+        return self.algorithm in ("gptq", "awq")
 
     def check(self, target: Target) -> str | None:
         """Why `target` cannot read what these options write, or None."""
@@ -99,6 +105,14 @@ class QuantizeInt4(Pass):
     def apply(self, model: ir.Model, context: PassContext) -> PassResult:
         """Replace every weight that can be quantized; the rest is listed with its reason."""
         weights, skips = find_weights(model, self.ops, self.skip)
+        scaled: dict[str, int] = {}
+        if self.algorithm == "awq":
+            groups = by_input(model, weights)
+            restore = partial(
+                restored, block=self.block_size, choose=chooser("mse", np.float32, asymmetric=not self.symmetric)
+            )
+            scaled = apply_factors(model, groups, awq_factors(model, groups, context, "quantize.int4", restore))
+            weights, skips = find_weights(model, self.ops, self.skip)
         standard_only = context.target.dialect != "onnxruntime"
         use_nbits = self.form == "matmulnbits" or (self.form == "auto" and not standard_only)
         kept: list[tuple[Weight, bool]] = []
@@ -130,6 +144,7 @@ class QuantizeInt4(Pass):
             if nbits:
                 model.graph.opset_imports.setdefault(_matmul_nbits.DOMAIN, 1)
         figures: dict[str, float | int | str] = {"weight bytes before": before, "weight bytes after": after}
+        figures.update({f"AWQ divisions {how}": count for how, count in scaled.items()})
         return PassResult(
             patterns=(Pattern("int4", len(changed)),),
             skips=tuple(skips),
@@ -152,7 +167,7 @@ class QuantizeInt4(Pass):
     def _algorithm(self, context: PassContext) -> Algorithm:
         if self.algorithm == "auto":
             return "mse" if context.calibration is None else "gptq"
-        return self.algorithm
+        return "mse" if self.algorithm == "awq" else self.algorithm
 
     def _quantized(
         self, model: ir.Model, kept: Sequence[tuple[Weight, bool]], context: PassContext

@@ -156,8 +156,20 @@ CELLS: dict[str, Callable[[Path, Path], None]] = {
     "fp8 | static, per tensor | ours": lambda f, o: simulated(f, o, "quantize.fp8", {}),
     "fp8 | static, per tensor | ModelOpt": lambda f, o: modelopt(f, o, "fp8", "max"),
     "fp8 | static, per tensor, torch side | ModelOpt": lambda f, o: modelopt_torch(f, o, "FP8_DEFAULT_CFG"),
-    "int4 | block 32, MSE scales | ours": lambda f, o: ours(f, o, "quantize.int4", {}),
-    "int4 | block 32, GPTQ | ours": lambda f, o: ours(f, o, "quantize.int4", {"algorithm": "gptq"}),
+    "fp8 | static, GPTQ in turn | ours": lambda f, o: simulated(f, o, "quantize.fp8", {"rounding": "output"}),
+    "fp8 | static, SmoothQuant 0.5, GPTQ in turn | ours": lambda f, o: simulated(
+        f, o, "quantize.fp8", {"rounding": "output", "smooth": 0.5}
+    ),
+    "int4 | block 32, MSE scales | ours": lambda f, o: ours(f, o, "quantize.int4", {"algorithm": "mse"}),
+    "int4 | block 32, HQQ | ours": lambda f, o: ours(f, o, "quantize.int4", {"algorithm": "hqq"}),
+    "int4 | block 32 with zero points, HQQ | ours": lambda f, o: ours(
+        f, o, "quantize.int4", {"algorithm": "hqq", "symmetric": False}
+    ),
+    "int4 | block 32, AWQ | ours": lambda f, o: ours(f, o, "quantize.int4", {"algorithm": "awq"}),
+    "int4 | block 32, GPTQ | ours": lambda f, o: ours(
+        f, o, "quantize.int4", {"algorithm": "gptq", "in_turn": False}
+    ),
+    "int4 | block 32, GPTQ in turn | ours": lambda f, o: ours(f, o, "quantize.int4", {"algorithm": "gptq"}),
     "int4 | block 32, nearest | ONNX Runtime": ort_int4,
     "int4 | block 32, nearest | ModelOpt": lambda f, o: modelopt(f, o, "int4", "rtn_dq"),
     "int4 | block 32, AWQ clip | ModelOpt": lambda f, o: modelopt(f, o, "int4", "awq_clip"),
@@ -166,6 +178,7 @@ CELLS: dict[str, Callable[[Path, Path], None]] = {
     ),
     "int4 | block 128, AWQ lite, torch side | ModelOpt": lambda f, o: modelopt_torch(f, o, "INT4_AWQ_CFG"),
     "fp4 | NVFP4 weights, block 16 | ours": lambda f, o: simulated(f, o, "quantize.fp4", {}),
+    "fp4 | NVFP4 weights, GPTQ in turn | ours": lambda f, o: simulated(f, o, "quantize.fp4", {"algorithm": "gptq"}),
 }
 """Every cell by "format | algorithm | whose"."""
 

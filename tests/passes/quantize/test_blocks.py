@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from passes import numerics
 from passes.quantize import _tiles
-from passes.quantize._blocks import quantize_blocks
-from passes.quantize._scales import chooser
+from passes.quantize._blocks import quantize_blocks, restored
+from passes.quantize._scales import Algorithm, chooser
 from passes.quantize._tiles import layout, to_float32
 
 DTYPES = [np.float32, np.float16, ml_dtypes.bfloat16]
@@ -107,3 +107,36 @@ def test_a_weight_of_zeros_stays_zero() -> None:
         codes = numerics.unpack_4bit(made.codes, (2, 32, 8), numerics.UINT4).astype(np.int32)
         zero = 8 if made.zero_points is None else made.zero_points[:, None, :].astype(np.int32)
         assert (codes == zero).all()
+
+
+@pytest.mark.parametrize("asymmetric", [False, True])
+def test_half_quadratic_scales_leave_a_smaller_sum_of_small_powers_than_the_range_does(asymmetric: bool) -> None:
+    values = np.random.default_rng(0).standard_t(2, (4, 32, 16)).astype(np.float32)
+
+    def power_sum(algorithm: Algorithm) -> float:
+        choose = chooser(algorithm, np.float32, asymmetric=asymmetric)
+        error = restored(values.reshape(-1, 16), 32, choose) - values.reshape(-1, 16)
+        return float((np.abs(error) ** 0.7).sum())
+
+    assert power_sum("hqq") < 0.97 * power_sum("rtn")
+
+
+def test_half_quadratic_zero_points_hold_zeros_and_refuse_nan() -> None:
+    zeros = np.zeros((2, 32, 3), np.float32)
+    for asymmetric in (False, True):
+        choose = chooser("hqq", np.float32, asymmetric=asymmetric)
+        assert (restored(zeros.reshape(-1, 3), 32, choose) == 0).all()
+        with pytest.raises(ValueError, match="NaN"):
+            choose(zeros * np.nan, (slice(0, 2), slice(0, 3)))
+
+
+@pytest.mark.parametrize("asymmetric", [False, True])
+@pytest.mark.parametrize("algorithm", ["rtn", "mse", "hqq"])
+def test_what_trials_read_back_is_what_is_stored(algorithm: Algorithm, asymmetric: bool) -> None:
+    weight = np.random.default_rng(0).normal(size=(64, 6)).astype(np.float32)
+    choose = chooser(algorithm, np.float32, asymmetric=asymmetric)
+    made = quantize_blocks(weight, 0, 32, choose, scale_dtype=np.float32, asymmetric=asymmetric)
+    codes = numerics.unpack_4bit(made.codes, (64, 6), numerics.UINT4).astype(np.float32)
+    zero = np.float32(8) if made.zero_points is None else np.repeat(made.zero_points, 32, axis=0).astype(np.float32)
+    back = (codes - zero) * np.repeat(made.scales, 32, axis=0)
+    np.testing.assert_array_equal(restored(weight, 32, choose), back)

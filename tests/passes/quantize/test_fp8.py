@@ -207,3 +207,31 @@ def test_output_rounding_halves_the_error_on_inputs_it_has_not_seen(body: str, b
 
     assert error("output") < 0.5 * error("nearest")
     assert QuantizeFp8(activations="none", rounding="output").requires_calibration()
+
+
+def test_smoothing_moves_loud_channels_into_the_weights_and_keeps_the_function() -> None:
+    proto = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 21]> g (float[m, 64] x) => (float[m, n] y) '
+        "{ h = LayerNormalization (x, g, b) y = MatMul(h, w) }"
+    )
+    loud = np.ones(64, np.float32)
+    loud[5] = 50
+    rng = np.random.default_rng(4)
+    numbers = {"g": loud, "b": np.zeros(64, np.float32), "w": rng.normal(size=(64, 16)).astype(np.float32)}
+    proto.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in numbers.items())
+    data = normal((256, 64), 2)
+    model = ir.from_proto(proto)
+    expected = runner.run(model, data.batches[0])["y"]
+    scales = {}
+    for smooth in (None, 0.8):
+        model = ir.from_proto(proto)
+        options = QuantizeFp8(smooth=smooth)
+        assert options.apply(model, runner.context(runner.TENSORRT, calibration=data)).rewrites == 1
+        assert options.apply(model, runner.context(runner.TENSORRT, calibration=data)).rewrites == 0
+        assert "Mul" not in [node.op_type for node in model.graph]
+        pair = next(node for node in model.graph if node.op_type == "QuantizeLinear")
+        scales[smooth] = float(pair.inputs[1].const_value.numpy())
+        got = runner.run(model, data.batches[0])["y"]
+        # e4m3 keeps 4 significant bits: each product errs by 2**-4 at most, the sum's errors partly cancel.
+        assert np.linalg.norm(got - expected) < 2**-4 * np.linalg.norm(expected)
+    assert scales[0.8] < scales[None] / 5

@@ -11,7 +11,9 @@ import pytest
 from passes import numerics
 from passes.base import PassContext, PassFailed
 from passes.quantize.int4 import QuantizeInt4
+from passes.target import Target
 from tests.support import runner
+from tests.support.calibration import normal
 
 STANDARD = PassContext(target=runner.TENSORRT)
 ORT = PassContext(target=runner.CPU)
@@ -296,3 +298,43 @@ def test_gptq_without_data_or_with_nan_in_it_says_what_to_do() -> None:
     context = PassContext(target=runner.CPU, calibration=Recorded(bad))
     with pytest.raises(PassFailed, match="'x' is not finite"):
         QuantizeInt4(algorithm="gptq").apply(model_of("y = MatMul(x, w)", w=weight(64, 48)), context)
+
+
+def norm_model() -> ir.Model:
+    """Two channels of 64 are loud: what AWQ is for."""
+    loud = np.ones(64, np.float32)
+    loud[[3, 40]] = 30
+    body = "h = LayerNormalization (x, g, b) y = MatMul(h, w)"
+    return model_of(
+        body,
+        g=loud,
+        b=np.zeros(64, np.float32),
+        w=np.random.default_rng(3).normal(size=(64, 48)).astype(np.float32),
+    )
+
+
+@pytest.mark.parametrize("target", [runner.TENSORRT, runner.CPU], ids=["standard", "onnxruntime"])
+def test_awq_lessens_the_error_without_a_new_node(target: Target) -> None:
+    data = normal((256, 64), 2)
+    expected = output(norm_model())
+    errors = {}
+    for algorithm in ("mse", "awq"):
+        model = norm_model()
+        options = {"algorithm": algorithm, "accuracy_level": 1}
+        result = QuantizeInt4.model_validate(options).apply(model, runner.context(target, calibration=data))
+        assert result.rewrites == 1
+        assert ops(model)[0] == "LayerNormalization"
+        assert "Mul" not in ops(model)
+        assert result.figures.get("AWQ divisions folded", 0) == (1 if algorithm == "awq" else 0)
+        errors[algorithm] = np.linalg.norm(output(model) - expected)
+        before = ops(model)
+        again = QuantizeInt4.model_validate(options).apply(model, runner.context(target, calibration=data))
+        assert again.rewrites == 0
+        assert ops(model) == before
+    assert errors["awq"] < 0.8 * errors["mse"], errors
+
+
+def test_awq_without_calibration_data_says_what_to_do() -> None:
+    assert QuantizeInt4(algorithm="awq").requires_calibration()
+    with pytest.raises(PassFailed, match="Add `calibration`"):
+        QuantizeInt4(algorithm="awq").apply(norm_model(), STANDARD)
