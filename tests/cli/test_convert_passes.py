@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+import pytest
+
+from optimize.cli.convert import _passes
+
+STEM = ["surgery.stem_space_to_depth", {"surgery.pad_channels": {"multiple": 16}}]
+
+
+@pytest.mark.parametrize("form", ["fp16", "bf16"])
+def test_a_16_bit_engine_of_tensorrt_gets_a_stem_that_fills_its_matrix_units(form: str) -> None:
+    passes, _ = _passes([form], "tensorrt", True, None)
+    assert passes == ["clean", {f"cast.{form}": {}}, "fuse", *STEM]
+
+
+@pytest.mark.parametrize(
+    ("formats", "engine", "fuse"),
+    [(["fp16"], "onnxruntime", True), (["int8", "fp16"], "tensorrt", True), (["fp16"], "tensorrt", False)],
+)
+def test_other_engines_formats_and_graphs_left_unfused_keep_their_stem(
+    formats: list[str], engine: str, fuse: bool
+) -> None:
+    passes, _ = _passes(formats, engine, fuse, None)
+    assert not any("surgery" in str(one) for one in passes)
