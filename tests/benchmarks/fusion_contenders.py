@@ -100,6 +100,8 @@ def contenders(name: str, cache: Path, without: list[str]) -> Field:
     feeds = {key: tensor.numpy() for key, tensor in example.inputs.items()}
     torch.set_num_threads(THREADS)
     field = Field({}, {}, {}, feeds, {})
+    # models share code, and torch falls back to eager for code that it compiled eight times
+    torch.compiler.reset()
     compiled = torch.compile(example.module)
     modules = {"torch eager": _module(example, example.module), "torch.compile": _module(example, compiled)}
     path = cache / f"{name}.onnx"

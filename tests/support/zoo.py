@@ -100,6 +100,8 @@ def _expected(name: str) -> dict[str, int]:
             "rms_norm": 2 * LAYERS + 1,
             "rotary": 2 * LAYERS,
         }
+    if name == "Cohere":
+        found |= {"layer_norm": LAYERS + 1, "rotary": 2 * LAYERS, "swiglu": LAYERS, "skip_layer_norm": LAYERS}
     if name == "Phi":
         found |= {"gelu_tanh": LAYERS, "rotary": 2 * LAYERS, "skip_layer_norm": LAYERS}
     return found
@@ -256,6 +258,26 @@ class ConvNeXtLike(nn.Module):
         return found
 
 
+class UNetLike(nn.Module):
+    """Two residual blocks of group norm, SiLU and convolution, as in diffusion models."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, width, 3, padding=1)
+        self.norms = nn.ModuleList([nn.GroupNorm(4, width), nn.GroupNorm(2, width)])
+        self.convolutions = nn.ModuleList([nn.Conv2d(width, width, 3, padding=1) for _ in range(2)])
+        for norm in self.norms:
+            nn.init.normal_(norm.weight)
+            nn.init.normal_(norm.bias)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """(batch, 3, height, width) to (batch, channels, height, width)."""
+        x: torch.Tensor = self.stem(image)
+        for norm, convolution in zip(self.norms, self.convolutions, strict=True):
+            x = x + convolution(nn.functional.silu(norm(x)))
+        return x
+
+
 def _image(module: type[nn.Module], **expected: int) -> Callable[[str], Example]:
     def build(attention: str) -> Example:
         axes: dict[str, tuple[str | None, ...]] = {"image": ("batch", None, None, None)}
@@ -276,15 +298,17 @@ ZOO: dict[str, Callable[[str], Example]] = {
     "qwen2": _text("Qwen2", **GROUPED),
     "gemma": _text("Gemma", head_dim=8, num_key_value_heads=1, pad_token_id=0),
     "phi": _text("Phi"),
+    "cohere": _text("Cohere", pad_token_id=0, **GROUPED),
     "t5": _t5,
     "whisper-encoder": _whisper,
     "clip": _clip,
     "resnet-like": _image(ResNetLike, conv_batch_norm=6),
     "convnext-like": _image(ConvNeXtLike, conv_batch_norm=1, gelu=3, bias_gelu=2),
+    "unet-like": _image(UNetLike, group_norm=2, silu=2),
 }
 """Builders by name; each takes the attention implementation, "sdpa" or "eager"."""
 
-WITHOUT_ATTENTION = ("resnet-like", "convnext-like")
+WITHOUT_ATTENTION = ("resnet-like", "convnext-like", "unet-like")
 
 
 def export(name: str, attention: str = "sdpa", longest: int = 16) -> tuple[ir.Model, Example]:
