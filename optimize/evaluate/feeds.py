@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import lzma
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -130,6 +131,9 @@ _DAMAGED = (
     zlib.error,
     lzma.LZMAError,
     struct.error,
+    tokenize.TokenError,  # NumPy reads an array's header as Python source
+    SyntaxError,
+    TypeError,
 )
 """What NumPy and zipfile raise on bytes that are no archive of arrays."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Sequence
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -235,5 +236,14 @@ def test_an_npz_file_that_cannot_be_unpacked_is_refused_in_words(tmp_path: Path,
     data[data.index(b"PK\x01\x02") + place] = value
     data[place - 2] = value
     (tmp_path / "d.npz").write_bytes(data)
+    with pytest.raises(UsageError, match="damaged"):
+        load("d.npz", tmp_path)
+
+
+def test_an_array_header_that_ends_early_is_refused_in_words(tmp_path: Path) -> None:
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1L,\n"  # an old header, which NumPy tokenizes
+    member = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+    with zipfile.ZipFile(tmp_path / "d.npz", "w") as archive:
+        archive.writestr("x.npy", member)
     with pytest.raises(UsageError, match="damaged"):
         load("d.npz", tmp_path)

@@ -36,8 +36,8 @@ SECTIONS = (
         "guided",
         "Inputs guided by coverage",
         "python -m tests.reliability.fuzz --guided 300",
-        "The same readers and the same judge; atheris makes the inputs, led by the lines and branches they reach "
-        "in every Python module that the reader loads.",
+        "The same readers and the same judge; atheris makes the inputs, led by the branches they reach in this "
+        "project and in the parsers written in Python.",
     ),
     (
         "scale",

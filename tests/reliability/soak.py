@@ -3,7 +3,7 @@
 Two loads at once: clients ask a real Triton Inference Server for the run's engine over HTTP and gRPC in batches
 of changing size, each answer checked against the engine's own, and `optimize bench` times the same engine. The
 anonymous memory of each load's processes is sampled. Fails when a request fails, an answer is wrong, or memory
-grows after the first tenth. Writes `docs/reliability/soak.json`.
+grows after the first quarter. Writes `docs/reliability/soak.json`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ from tests.support.triton.server import serve
 RESULT = Path("docs/reliability/soak.json")
 SAMPLE_S = 10.0
 GROWTH = 0.05
-"""Share by which the median memory of the last tenth may exceed that of the second tenth."""
+"""Share by which the median memory of the last quarter may exceed that of the second."""
+
+SHOWN = 12
+"""Samples of memory that are kept, evenly spaced."""
 
 BATCHES, LENGTHS = (1, 2, 3, 4, 6, 8), (16, 64, 128)
 """Rows of a request, and the size of every other dynamic axis."""
@@ -66,12 +69,11 @@ class Memory:
         """Early and late medians, and whether the difference is growth."""
         self._stopped.set()
         self._thread.join()
-        tenth = max(1, len(self.samples) // 10)
-        early = statistics.median(self.samples[tenth : 2 * tenth] or self.samples)
-        late = statistics.median(self.samples[-tenth:])
+        quarter = max(1, len(self.samples) // 4)
+        early = statistics.median(self.samples[quarter : 2 * quarter] or self.samples)
+        late = statistics.median(self.samples[-quarter:])
         return {
-            "memory_early_mb": round(early / 1e6, 1),
-            "memory_late_mb": round(late / 1e6, 1),
+            "memory_mb": [round(value / 1e6, 1) for value in self.samples[:: max(1, len(self.samples) // SHOWN)]],
             "memory_grew": late > early * (1 + GROWTH),
         }
 
@@ -132,8 +134,10 @@ def serving(run: Path, minutes: float, clients: int, scratch: Path) -> dict[str,
             protocol = ("http", "grpc")[number % 2]
             ask = asker(protocol, getattr(server, protocol), "soak")
             chance = np.random.default_rng(number)
+            ordered = iter(range(len(requests)))  # all clients in step at first: the largest batches come early
             while time.monotonic() < ends:
-                chosen = int(chance.integers(len(requests)))
+                chosen = next(ordered, None)
+                chosen = int(chance.integers(len(requests))) if chosen is None else chosen
                 started = time.monotonic()
                 try:
                     answer = ask(requests[chosen])
