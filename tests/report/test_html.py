@@ -137,6 +137,11 @@ def test_the_best_possible_latency_stands_beside_the_measured_one() -> None:
     text = page.render(reports.passing(roofline=roofline))
     assert "The best this target could do is 12.0 ms, bound by its arithmetic" in text
     assert "the engine takes 3.1 × that" in text
+    slower = roofline.model_copy(update={"floor_ms": 48.0, "source": "measured on this machine"})
+    text = page.render(reports.passing(roofline=slower))
+    assert "The rates measured here would allow 48.0 ms" in text
+    assert "this is no floor. Rates: measured on this machine." in text
+    assert "The best this target could do" not in text
 
 
 def test_passes_that_found_nothing_share_one_line() -> None:
