@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from optimize.report import wording
 from optimize.report.model import Report
 
-STEPS = ("capture", "feeds", "reference", "passes", "build baseline", "build", "accuracy", "throughput")
+STEPS = ("capture", "feeds", "reference", "learn", "passes", "build baseline", "build", "accuracy", "throughput")
 """Steps that `optimize run --fresh` takes by name; what a run adds to them (memory, blame) follows by itself."""
 
 

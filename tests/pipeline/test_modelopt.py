@@ -12,8 +12,10 @@ from pathlib import Path
 import onnx
 import pytest
 
+from optimize.bundle import reproduce
 from optimize.recipe.reading import load
 from tests.docs.blocks import blocks
+from tests.support import reports
 
 ROOT = Path(__file__).parents[2]
 
@@ -120,6 +122,13 @@ def test_the_users_module_is_not_run_when_only_data_is_trusted(tmp_path: Path) -
     assert result.returncode == 2
     assert "source.factory: net.py:build" in " ".join(result.stderr.split())
     assert "was imported" not in result.stderr
+
+
+def test_a_bundle_makes_the_step_again_too() -> None:
+    report = reports.passing()
+    learned = report.stages[0].model_copy(update={"name": "learn"})
+    made = reproduce.scripts(report.model_copy(update={"stages": (*report.stages, learned)}), {})
+    assert any(name.endswith("-learn.sh") for name in made)
 
 
 def test_every_recipe_of_the_page_reads(tmp_path: Path) -> None:
