@@ -34,6 +34,9 @@ ENOUGH_FOR_P90 = 20
 ENOUGH_FOR_P99 = 100
 """Below these a percentile would rest on fewer than one or two runs; it is left out."""
 
+ENOUGH_FOR_RATIO = 4
+"""Runs of each: with three, even a full separation happens by chance in one case of ten (rank-sum, two-sided)."""
+
 DRIFT = 0.1
 BUSY = 1.5
 """Runnable threads per core, from the load average, above which the machine counts as busy."""
@@ -196,13 +199,14 @@ def _speedups(rounds: Mapping[str, list[list[float]]], rng: np.random.Generator)
         pairs = [(name, names[0]) for name in names[1:]]
     for of, over in pairs:
         found = ratio_of_medians(rounds[over], rounds[of], rng)
+        fewest = min(sum(map(len, rounds[name])) for name in (of, over))
         yield Speedup(
             of=of,
             over=over,
             ratio=found.ratio,
             low=found.low,
             high=found.high,
-            is_significant=found.is_significant,
+            is_significant=found.is_significant and fewest >= ENOUGH_FOR_RATIO,
         )
 
 
@@ -212,7 +216,8 @@ def _notes(
     taken = {name: list(itertools.chain.from_iterable(turns)) for name, turns in rounds.items()}
     fewest = min(len(times) for times in taken.values())
     if fewest < runs:
-        yield f"The time limit allowed {fewest} of {runs} runs per contender."
+        too_few = "; so few say nothing of which is faster" if fewest < ENOUGH_FOR_RATIO else ""
+        yield f"The time limit allowed {fewest} of {runs} runs per contender{too_few}."
     for name, times in taken.items():
         half = len(times) // 2
         if half >= WARMUP_WINDOW:

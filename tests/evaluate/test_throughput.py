@@ -172,3 +172,11 @@ def test_peak_memory_sees_an_allocation_and_can_be_reset() -> None:
         after = memory.peak_of_current_process()
         assert after is not None
         assert after <= during
+
+
+def test_a_single_run_of_each_tells_nothing_of_which_is_faster() -> None:
+    sessions, _ = spinning(original=0.2, optimized=0.001)
+    result = measure(sessions, {"x": X}, runs=60, seconds=0.1, threads=1)
+    assert len(result.contenders[0].samples_ms) < 4
+    assert not result.speedups[0].is_significant
+    assert any("say nothing of which is faster" in note for note in result.notes)
