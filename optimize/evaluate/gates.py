@@ -17,6 +17,9 @@ Figures = dict[str, float]
 NEAR = 0.02
 """A figure within this share of its limit is worth a note."""
 
+NEAR_PERFECT = 0.1
+"""The same for what is at best one: share of the distance from the limit to one."""
+
 _HIGHER_IS_BETTER = ("cosine", "cosine_min", "sqnr", "top1_agreement", "neighbour_agreement")
 _FIELDS = {
     "cosine": "cosine",
@@ -112,7 +115,7 @@ def _judge(gate: str, limit: float, figures: Mapping[str, float], speedups: Sequ
         note = "the figure is not a number" if value is not None else _reason(name, figures)
         return GateResult(gate=gate, limit=limit, value=value, unit=figure.unit, passed=False, note=note)
     passed = value >= limit if bound == "min" else value <= limit
-    note = _interval_note(name, limit, speedups) or _near_note(value, limit, passed)
+    note = _interval_note(name, limit, speedups) or _near_note(name, value, limit, passed)
     return GateResult(gate=gate, limit=limit, value=value, unit=figure.unit, passed=passed, note=note)
 
 
@@ -133,10 +136,12 @@ def _interval_note(name: str, limit: float, speedups: Sequence[Speedup]) -> str:
     return ""
 
 
-def _near_note(value: float, limit: float, passed: bool) -> str:
+def _near_note(name: str, value: float, limit: float, passed: bool) -> str:
     if not passed or limit == 0 or not math.isfinite(value):
         return ""
-    return "close to its limit" if 0 < abs(value - limit) <= NEAR * abs(limit) and value not in (0, 1) else ""
+    at_best_one = name.endswith(("cosine", "cosine_min", "_agreement")) and limit < 1
+    width = NEAR_PERFECT * (1 - limit) if at_best_one else NEAR * abs(limit)
+    return "close to its limit" if 0 < abs(value - limit) <= width and value not in (0, 1) else ""
 
 
 def _accuracy(final: AccuracyResult) -> Figures:

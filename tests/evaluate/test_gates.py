@@ -144,6 +144,12 @@ def test_units_come_with_the_figure() -> None:
     assert verdicts[0].note == "close to its limit"
 
 
+def test_what_is_at_best_one_is_close_to_its_limit_by_its_distance_from_one() -> None:
+    limits = {"accuracy.cosine.min": 0.999}
+    far, near = (judge(limits, {"accuracy.cosine": value})[0] for value in (0.999998, 0.99905))
+    assert (far.note, near.note) == ("", "close to its limit")
+
+
 def test_a_latency_timed_otherwise_is_no_regression_figure() -> None:
     previous = {"throughput": timing(9.0, threads=1).model_dump(mode="json")}
     assert "regression.latency" not in figures_of([], timing(), None, None, previous)
