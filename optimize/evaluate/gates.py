@@ -139,7 +139,9 @@ def _interval_note(name: str, limit: float, speedups: Sequence[Speedup]) -> str:
 def _near_note(name: str, value: float, limit: float, passed: bool) -> str:
     if not passed or limit == 0 or not math.isfinite(value):
         return ""
-    at_best_one = name.endswith(("cosine", "cosine_min", "_agreement")) and limit < 1
+    at_best_one = (
+        name.startswith("accuracy.") and name.endswith(("cosine", "cosine_min", "_agreement")) and limit < 1
+    )
     width = NEAR_PERFECT * (1 - limit) if at_best_one else NEAR * abs(limit)
     return "close to its limit" if 0 < abs(value - limit) <= width and value not in (0, 1) else ""
 

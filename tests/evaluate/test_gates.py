@@ -148,6 +148,7 @@ def test_what_is_at_best_one_is_close_to_its_limit_by_its_distance_from_one() ->
     limits = {"accuracy.cosine.min": 0.999}
     far, near = (judge(limits, {"accuracy.cosine": value})[0] for value in (0.999998, 0.99905))
     assert (far.note, near.note) == ("", "close to its limit")
+    assert judge({"regression.cosine.max": 0.001}, {"regression.cosine": 0.0005})[0].note == ""
 
 
 def test_a_latency_timed_otherwise_is_no_regression_figure() -> None:
