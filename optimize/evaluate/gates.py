@@ -142,7 +142,7 @@ def _near_note(name: str, value: float, limit: float, passed: bool) -> str:
     at_best_one = (
         name.startswith("accuracy.") and name.endswith(("cosine", "cosine_min", "_agreement")) and limit < 1
     )
-    width = NEAR_PERFECT * (1 - limit) if best_is_one and limit < 1 else NEAR * abs(limit)
+    width = NEAR_PERFECT * (1 - limit) if at_best_one else NEAR * abs(limit)
     return "close to its limit" if 0 < abs(value - limit) <= width and value not in (0, 1) else ""
 
 
