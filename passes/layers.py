@@ -170,6 +170,9 @@ def _bias_after(node: ir.Node, channels: int) -> tuple[Constant | None, ir.Node 
     if isinstance(constant, str) or constant.shape[-1:] != (channels,) or set(constant.shape[:-1]) - {1}:
         return None, None
     if len(constant.shape) > 1:
+        # A bias of a higher rank than the product would give its rank to the result.
+        if output.shape is None or output.shape.rank() < len(constant.shape):
+            return None, None
         steps = (*constant.steps, ("Reshape", (channels,)))
         constant = dataclasses.replace(constant, steps=steps, shape=(channels,))
     return constant, add

@@ -216,3 +216,17 @@ def test_a_processor_whose_kernels_saturate_gets_seven_bit_weights() -> None:
     # Two products of uint8 and int8 are added in int16.
     assert 2 * 255 * largest[old.instructions] < 2**15
     assert largest[new.instructions] == 127
+
+
+@pytest.mark.parametrize(("bias", "found"), [((1, 16), "float[n, 16]"), ((1, 1, 16), "float[1, n, 16]")])
+def test_a_bias_that_gives_the_result_its_rank_stays_an_addition(bias: tuple[int, ...], found: str) -> None:
+    text = f"""<ir_version: 10, opset_import: ["" : 20]>
+    g (float[n, 32] x) => ({found} y) {{ a = MatMul(x, w)  y = Add(a, b) }}"""
+    model = with_weights(text, w=(32, 16), b=bias)
+    (product,) = (node for node in model.graph if node.op_type == "MatMul")
+    product.outputs[0].shape = ir.Shape(["n", 16])
+    before = run(model.clone(), given := feeds(6, 32))["y"]
+    assert QuantizeInt8().apply(model, context()).rewrites == 1
+    after = run(model, given)["y"]
+    assert after.shape == before.shape
+    assert np.abs(after - before).max() < 0.1 * np.abs(before).max()
