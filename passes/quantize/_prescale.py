@@ -82,7 +82,8 @@ def _owners(value: ir.Value, channels: int) -> list[tuple[ir.Node, int]]:
         tensor = None if operand is None else ir.convenience.get_const_tensor(operand)
         if tensor is None or operand is None or operand.is_graph_input():
             return []
-        if int(tensor.shape.numpy()[-1 if not _is_transposed(owner, position) else 0]) != channels:
+        shape = tensor.shape.numpy()
+        if not shape or shape[0 if _is_transposed(owner, position) else -1] != channels:
             return []
     return held
 

@@ -86,6 +86,7 @@ def test_the_division_goes_into_what_makes_the_input(body: str) -> None:
         (NORM + "y = MatMul(h, w) z = Relu(h)", "float[m, n] y, float[m, 16] z"),
         (NORM + "y = MatMul(h, w)", f"float[m, n] y, float[m, {CHANNELS}] h"),
         ("h = Softmax <axis = 0> (x) y = MatMul(h, w)", "float[m, n] y"),
+        ("p = MatMul(x, v) o = Constant <value_float = 0.5> () h = Add(p, o) y = MatMul(h, w)", "float[m, n] y"),
         ("p = MatMul(x, v) h = Add(p, b) z = Relu(p) y = MatMul(h, w)", "float[m, n] y, float[m, k] z"),
     ],
 )  # fmt: skip
