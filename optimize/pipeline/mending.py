@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from optimize.errors import StageFailed
 from optimize.evaluate import attribution
 from optimize.facts import TensorError
 from optimize.pipeline import bisecting
@@ -70,9 +71,13 @@ def mend(
         if tried and time.monotonic() - started > MOST_SECONDS:
             break
         model = before.model.clone()
-        bisecting.apply([mended, *rest], model, context)
-        result = bench.measure(model, culprit.name)
         tried += 1
+        try:
+            bisecting.apply([mended, *rest], model, context)
+        except StageFailed as error:  # what a later pass expects counts layers that are left out now
+            remedy = Remedy(lines, f"Tried: with these lines the passes fail ({error.message.rstrip('.')}).")
+            continue
+        result = bench.measure(model, culprit.name)
         what = bench.figure(result)
         if not bench.missed(result):
             return Remedy(lines, f"Tried: with these lines every missed accuracy gate holds ({what}).")
@@ -81,10 +86,12 @@ def mend(
 
 
 def _with_skip(spec: PassSpec, layers: Sequence[str]) -> PassSpec:
+    """The pass with more layers left out, and without the counts that it was to find."""
     # Names are patterns to a pass; a bracket in one must stand for itself.
     patterns = [re.sub(r"([*?[])", r"[\1]", layer) for layer in layers]
     skip = [*spec.options.get("skip", ()), *(name for name in patterns if name not in spec.options.get("skip", ()))]
-    return spec.model_copy(update={"options": {**spec.options, "skip": skip}})
+    kept = {name: value for name, value in spec.options.items() if name != "expect"}
+    return spec.model_copy(update={"options": {**kept, "skip": skip}})
 
 
 def entry(spec: PassSpec) -> str:

@@ -119,3 +119,13 @@ def test_the_lines_that_a_missed_gate_prints_mend_the_verdict_when_pasted(folder
     assert mended.returncode == 0, mended.stdout
     layers = {layer["name"]: layer["weight"] for layer in report(folder, "mended")["layers"]}
     assert sorted(layers.values()) == ["float32", "int8"], "one layer is kept, not both"
+
+
+def test_lines_are_found_where_the_recipe_counts_what_the_pass_finds(folder: Path) -> None:
+    counted = RECIPE.replace("{ops: [MatMul]}", "{ops: [MatMul], expect: {layer: 2}}")
+    (folder / "counted.yaml").write_text(counted)
+    missed = run(folder, "counted")
+    assert missed.returncode == 1, missed.stderr
+    blame = report(folder, "counted")["blame"]
+    assert blame["check"].startswith("Tried: with these lines every missed accuracy gate holds")
+    assert "expect" not in blame["remedy"]
