@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -64,9 +64,19 @@ def _varied(given: list[str] | None) -> dict[str, list[str]]:
     found = {}
     for item in given or ():
         name, _, values = item.partition("=")
-        # Commas inside brackets belong to a value: passes=[clean],[clean, fuse].
-        split = [value.strip() for value in re.split(r",(?![^\[{]*[\]}])", values) if value.strip()]
+        split = [value.strip() for value in _split(values) if value.strip()]
         if not name or not split:
             raise UsageError(f"--vary: expected NAME=A,B,C, got '{item}'.")
         found[name] = split
     return found
+
+
+def _split(values: str) -> Iterator[str]:
+    """At commas outside brackets, which belong to a value: "[clean],[clean, fuse]" holds two."""
+    depth, start = 0, 0
+    for place, letter in enumerate(values):
+        depth += (letter in "[{") - (letter in "]}")
+        if letter == "," and depth <= 0:
+            yield values[start:place]
+            start = place + 1
+    yield values[start:]

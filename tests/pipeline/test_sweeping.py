@@ -66,6 +66,8 @@ def test_varied_values_may_hold_commas_inside_brackets() -> None:
         "passes": ["[clean]", "[clean, fuse]"],
         "bits": ["7", "8"],
     }
+    nested = "[clean, {quantize.int8: {skip: [a, b]}}]"
+    assert sweep._varied([f"passes=[clean],{nested}"]) == {"passes": ["[clean]", nested]}
 
 
 def test_a_bad_value_is_found_before_anything_runs(tmp_path: Path) -> None:
