@@ -39,8 +39,10 @@ def out_document(text: str) -> None:
 
 
 def out_json(data: Any) -> None:
-    """A result for machines, to stdout."""
-    sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+    """A result for machines, to stdout; characters that steer a terminal as JSON's own escapes."""
+    text = json.dumps(data, indent=2, ensure_ascii=False)
+    shown = (item if item.isprintable() or item == "\n" else json.dumps(item)[1:-1] for item in text)
+    sys.stdout.write("".join(shown) + "\n")
 
 
 def err(text: str) -> None:

@@ -37,7 +37,7 @@ def inspect(
     for label, values in (("inputs", first.inputs), ("outputs", first.outputs)):
         for value in values:
             shape = "?" if value["shape"] is None else " × ".join(str(dim) for dim in value["shape"]) or "scalar"
-            console.out(f"{label[:-1]:<7} {value['name']}: {value['dtype']} [{shape}]")
+            _line(f"{label[:-1]:<7} {value['name']}: {value['dtype']} [{shape}]")
     _row("opset", *(str(item.opset) for item in facts))
     _row("size", *(f"{item.size_bytes / 1e6:.1f} MB" for item in facts))
     _row("parameters", *(f"{item.parameters:,}" for item in facts))
@@ -59,13 +59,13 @@ def _plan(path: Path, *, as_json: bool) -> None:
     for label, specs in (("input", manifest.inputs), ("output", manifest.outputs)):
         for spec in specs:
             shape = " × ".join("?" if size is None else str(size) for size in spec.shape) or "scalar"
-            console.out(f"{label:<7} {spec.name}: {spec.dtype} [{shape}]")
+            _line(f"{label:<7} {spec.name}: {spec.dtype} [{shape}]")
     for number, profile in enumerate(manifest.profiles):
         for name, shapes in profile.items():
             sizes = ", ".join(
                 f"{key} {' × '.join(map(str, getattr(shapes, key)))}" for key in ("min", "opt", "max")
             )
-            console.out(f"profile {number}  {name}: {sizes}")
+            _line(f"profile {number}  {name}: {sizes}")
     device = manifest.device
     capabilities = ", ".join(manifest.compute_capabilities)
     _row("built by", manifest.title)
@@ -78,7 +78,12 @@ def _plan(path: Path, *, as_json: bool) -> None:
 
 
 def _row(label: str, *cells: str) -> None:
-    console.out(f"{label:<40}" + " ".join(f"{cell:>16}" for cell in cells))
+    _line(f"{label:<40}" + " ".join(f"{cell:>16}" for cell in cells))
+
+
+def _line(text: str) -> None:
+    """One line, whatever a name in it holds: one with a line break could pass for a line of ours."""
+    console.out(text.replace("\n", "\\n"))
 
 
 def _facts(path: Path) -> ModelFacts:

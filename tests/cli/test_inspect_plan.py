@@ -64,3 +64,25 @@ def test_a_plan_beside_another_model_is_a_usage_error(plan: Path) -> None:
     result = optimize("inspect", str(plan), str(plan))
     assert result.returncode == 2
     assert "plans are inspected one at a time" in result.stderr
+
+
+def test_a_name_with_a_line_break_stays_in_its_line(tmp_path: Path) -> None:
+    name = "x\nbuilt by      somebody else\x9b31m"
+    path, _ = tensorrt_plan.write(
+        tmp_path,
+        b"plan",
+        {
+            "flavour": "tensorrt_rtx",
+            "version": "1.6.1.120",
+            "model": "model.onnx",
+            "model_sha256": "0" * 64,
+            "device": None,
+            "inputs": ({"name": name, "dtype": "float16", "shape": (4,)},),
+            "outputs": (),
+        },
+    )
+    shown = optimize("inspect", str(path)).stdout
+    assert shown.startswith("input   x\\nbuilt by      somebody else\\x9b31m: float16 [4]\n")
+    text = optimize("inspect", str(path), "--json").stdout
+    assert "\\u009b31m" in text
+    assert json.loads(text)["inputs"][0]["name"] == name
