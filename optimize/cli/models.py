@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 PLANS = (".plan", ".engine", ".trt")
 GRAPHS = (".onnx", ".ort")
 
+LARGEST_SIZE = 2**31 - 1
+"""Of an axis; engines count in 32 bits."""
+
 
 def is_model(path: Path) -> bool:
     """Whether a file's name is that of a model or an engine."""
@@ -48,8 +51,8 @@ def sizes_of(given: Sequence[str] | None) -> dict[str, int]:
     found = {}
     for item in given or ():
         axis, _, size = item.partition("=")
-        if not axis or not size.isdigit() or int(size) < 1:
-            raise UsageError(f"--size: expected AXIS=N, got '{item}'.")
+        if not axis or not size.isdecimal() or not 1 <= int(size) <= LARGEST_SIZE:
+            raise UsageError(f"--size: expected AXIS=N, a whole number from 1 to {LARGEST_SIZE:,}, got '{item}'.")
         found[axis] = int(size)
     return found
 

@@ -137,7 +137,7 @@ def _without_weights(model: ir.Model) -> onnx.ModelProto:
 
 
 def _bytes(value: ir.Value, sizes: Mapping[str, int]) -> float:
-    if value.shape is None or value.dtype is None:
+    if value.shape is None or value.dtype is None or value.dtype.is_string():
         return 0.0
     dims = [dim if isinstance(dim, int) else sizes.get(str(dim.value), 1) for dim in value.shape]
     return math.prod(dims) * value.dtype.itemsize

@@ -53,6 +53,8 @@ def test_wrong_words_are_told_what_would_do(folder: Path) -> None:
         (("--target", "l40x"), "no target is called 'l40x'"),
         (("--target", "cpu-amx"), "no peak rates are known"),
         (("--target", "h100", "--size", "tokens=3"), "no input has an axis 'tokens'; there are: batch"),
+        (("--target", "h100", "--size", f"batch={10**30}"), "a whole number from 1 to 2,147,483,647"),
+        (("--target", "h100", "--size", "batch=\u00b2"), "expected AXIS=N"),
     ):
         done = roofline(folder, *words)
         assert done.returncode == 2

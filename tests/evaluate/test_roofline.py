@@ -56,3 +56,10 @@ def test_weights_stored_in_half_precision_halve_the_memory_time_and_use_its_rate
 def test_a_target_without_rates_has_no_roofline() -> None:
     bare = Target(name="t", title="t", device="cpu", dialect="onnxruntime")
     assert roofline.estimate(model(), model(), bare, {"batch": 1}) is None
+
+
+def test_text_has_no_size_and_is_not_counted() -> None:
+    text = """<ir_version: 10, opset_import: ["": 20]> g (string[n] x) => (string[n] y) { y = Identity(x) }"""
+    found = roofline.estimate(ir.from_onnx_text(text), ir.from_onnx_text(text), TARGET, {"n": 4})
+    assert found is not None
+    assert (found.operations, found.bytes_moved) == (0, 0)
