@@ -114,7 +114,7 @@ class _Composer:
         file = base.place.folder / name
         try:
             return file.read_text(encoding="utf-8").partition("\n")[0].strip() or "."
-        except (OSError, UnicodeDecodeError):
+        except (OSError, ValueError):  # no text, or a name that no file can have
             what = f"there is no readable file '{file}' that names the folder; write the folder here instead"
             self.faults.add((BASE,), what, base.place)
             return None

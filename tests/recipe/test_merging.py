@@ -65,6 +65,12 @@ def test_base_moves_where_the_paths_of_a_file_start(write: Write, tmp_path: Path
     assert recipe.previous == "report.json"
 
 
+@pytest.mark.parametrize("name", ["recipe.base", '"a\\0b"', "."])
+def test_a_folder_that_no_readable_file_names_is_a_fault(write: Write, name: str) -> None:
+    with pytest.raises(RecipeError, match="there is no readable file"):
+        load(write(f"base: {{file: {name}}}\n"))
+
+
 def test_an_absolute_path_stays(write: Write) -> None:
     write("calibration: {data: /data/a.npz}\n", "lib/one.yaml", whole=True)
     recipe = load(write("extends: lib/one.yaml\n"))
