@@ -15,6 +15,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from passes import array_files
+
 Array = np.ndarray[Any, np.dtype[Any]]
 
 Grid = Literal["int8", "fp8", "int4", "nvfp4"]
@@ -82,7 +84,7 @@ def write(lessons: Lessons, path: Path) -> None:
                 arrays[f"{number}.{field}"] = np.asarray(value, np.float32)
         rows.append({name: getattr(layer, name) for name in ("module", "weight", "block", "input", "reason")})
     text = json.dumps({"layers": rows, "notes": lessons.notes, "tool": lessons.tool})
-    np.savez(path, allow_pickle=False, layers=np.array(text), **arrays)
+    array_files.write(path, {"layers": np.array(text), **arrays})
 
 
 def read(path: Path) -> Lessons:

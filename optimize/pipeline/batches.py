@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from optimize.engines.base import TensorSpec
+from passes import array_files
 
 Array = np.ndarray[Any, Any]
 LABELS = "__labels__"
@@ -19,7 +20,7 @@ def write(directory: Path, batches: Iterable[Mapping[str, Array]]) -> int:
     directory.mkdir(parents=True)
     count = 0
     for count, batch in enumerate(batches, start=1):
-        np.savez(directory / f"{count - 1:05d}.npz", allow_pickle=False, **dict(batch))
+        array_files.write(directory / f"{count - 1:05d}.npz", batch)
     return count
 
 

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from passes import saving
+from passes import array_files, saving
 from passes.base import PassContext, PassFailed
 
 MISSING = 'NVIDIA ModelOpt is not installed. Install it with: pip install "model-optimize[modelopt]"'
@@ -160,7 +160,7 @@ def _write_batches(folder: Path, context: PassContext) -> Path:
     folder.mkdir()
     for number, feeds in enumerate(calibration.feeds()):
         _refuse_not_finite(feeds, number)
-        np.savez(folder / f"{number:05d}.npz", allow_pickle=False, **feeds)
+        array_files.write(folder / f"{number:05d}.npz", feeds)
     return folder
 
 
