@@ -9,10 +9,12 @@ from optimize.engines import (
     tensorrt_device,
     tensorrt_library,
     tensorrt_plan,
+    tensorrt_plugin_builtin,
     tensorrt_plugins,
 )
 from optimize.engines.base import Artifact, BuildRequest, Progress
 from optimize.engines.tensorrt_options import TensorRTOptions
+from optimize.engines.tensorrt_plugin_builtin import BUILTIN
 from optimize.engines.tensorrt_session import TensorRTSession
 from optimize.errors import BackendMissing
 
@@ -42,6 +44,8 @@ class TensorRTEngine:
         try:
             tensorrt_library.load()
             tensorrt_device.require()
+            if BUILTIN in self.options.plugins:
+                tensorrt_plugin_builtin.require_runtime()
         except BackendMissing as error:
             return str(error)
         return None
@@ -105,5 +109,10 @@ class TensorRTEngine:
         tensorrt_plugins.check(manifest.plugins, self.options.plugins, artifact.name)
         device = tensorrt_device.require()
         tensorrt_plan.check_device(manifest, library, device)
-        tensorrt_plugins.load(library, self.options.plugins)
+        plugins = list(self.options.plugins)
+        if BUILTIN in manifest.plugins and BUILTIN not in plugins:
+            plugins.append(BUILTIN)
+        if BUILTIN in plugins:
+            tensorrt_plugin_builtin.require_runtime()
+        tensorrt_plugins.load(library, plugins)
         return TensorRTSession(library, self.options, artifact, manifest, device)

@@ -11,7 +11,13 @@ from typing import Any
 import filelock
 import onnx_ir as ir
 
-from optimize.engines import tensorrt_device, tensorrt_layers, tensorrt_network, tensorrt_plugins
+from optimize.engines import (
+    tensorrt_device,
+    tensorrt_layers,
+    tensorrt_network,
+    tensorrt_plugin_builtin,
+    tensorrt_plugins,
+)
 from optimize.engines.base import BuildRequest, Progress, TensorSpec
 from optimize.engines.tensorrt_library import Library
 from optimize.engines.tensorrt_log import Messages, logger, monitor
@@ -58,6 +64,7 @@ def build(library: Library, options: TensorRTOptions, request: BuildRequest, pro
     notes = _unsuited(library, options, device)
     model = tensorrt_network.read(request.model)
     tensorrt_network.check_supported(library, model)
+    tensorrt_plugin_builtin.check_model(library, model, options.plugins)
     inputs = tensorrt_network.specs(model.graph.inputs)
     profiles = tensorrt_network.profiles(inputs, request.ranges, options.profiles)
     messages = Messages()
@@ -66,6 +73,8 @@ def build(library: Library, options: TensorRTOptions, request: BuildRequest, pro
     builder = library.api.Builder(log)
     if builder is None:
         raise StageFailed(f"{library.title} cannot start building: {messages.last_error('no reason given')}")
+    if options.plugins:
+        tensorrt_plugin_builtin.require_parser_library(library)
     network, parser = tensorrt_network.parse(library, builder, log, request.model, model)
     config = builder.create_builder_config()
     _configure(library, options, config)

@@ -13,7 +13,7 @@ import pydantic
 
 KINDS: Mapping[str, str] = {
     "MatMul": "matmuls", "Gemm": "matmuls", "Conv": "convolutions", "ConvTranspose": "convolutions",
-    "Attention": "attentions",
+    "Attention": "attentions", "MatMulNBits": "matmuls",
 }  # fmt: skip
 """What the operators that do the arithmetic are counted as."""
 
@@ -30,7 +30,7 @@ _BITS: Mapping[str, int] = {
 }  # fmt: skip
 
 _FLOATING = frozenset({"fp32", "fp16", "bf16", "fp8", "int8", "int4", "fp4"})
-_ARITHMETIC = ("gemm", "matrix", "conv", "correlation", "fusion", "mha", "attention", "kgen")
+_ARITHMETIC = ("custom", "gemm", "matrix", "conv", "correlation", "fusion", "mha", "attention", "kgen")
 _LINE = re.compile(
     r"^Name: (?P<name>.*?), LayerType: (?P<type>\w+), Inputs: \[(?P<inputs>.*?)\], "
     r"Constants: \[(?P<constants>.*?)\], Outputs: \[(?P<outputs>.*?)\], TacticName: (?P<tactic>.*?), "
@@ -196,7 +196,7 @@ def summarise(
     counts: dict[str, Counter[str]] = {}
     if layers:
         for node in ir.traversal.RecursiveGraphIterator(model.graph):
-            kind = KINDS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+            kind = KINDS.get(node.op_type) if node.domain in ("", "ai.onnx", "com.microsoft") else None
             if kind:
                 name = node.name or f"node_of_{node.outputs[0].name}"
                 counts.setdefault(kind, Counter())[_precision(at.get(name, ()))] += 1

@@ -27,6 +27,7 @@ class Flavour:
         impossible: Options it cannot serve, each with the reason.
         has_int8_convolutions: Whether a convolution on INT8 data and weights builds.
         needs_device: Options that need a GPU while building, where the rest of building does not.
+        parser_opens: What its ONNX parser opens by name before it adds a plugin's layer.
     """
 
     module: str
@@ -39,6 +40,7 @@ class Flavour:
     impossible: Mapping[str, str] = dataclasses.field(default_factory=dict)
     needs_device: frozenset[str] = frozenset()
     has_int8_convolutions: bool = True
+    parser_opens: str | None = None
 
 
 FLAVOURS = (
@@ -55,6 +57,7 @@ FLAVOURS = (
         builds_without_device=True,
         is_portable=True,
         times_tactics=False,
+        parser_opens="libtensorrt_rtx.so",
         # Each seen with version 1.6.1: a warning ("… is unsupported in TensorRT-RTX"), a plan of the same
         # size whatever the value, or a failed build.
         ignored={

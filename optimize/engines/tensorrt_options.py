@@ -49,7 +49,9 @@ class TensorRTOptions(EngineOptions):
         description="Optimization profiles, each {input: {min, opt, max}}; absent: one from the axis ranges.",
     )
     plugins: tuple[str, ...] = pydantic.Field(
-        default=(), description="Plugin libraries to load, for building and for running."
+        default=(),
+        description="Plugin libraries to load, for building and for running; `builtin` is the product's own, for "
+        "products with 8-bit weights.",
     )
     builder_optimization_level: int | None = pydantic.Field(
         default=None, ge=0, le=5, description="How long to search for fast kernels, 0 (quick) to 5."

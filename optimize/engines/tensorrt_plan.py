@@ -33,7 +33,7 @@ class Manifest(pydantic.BaseModel):
         hardware_compatibility_level: Other GPUs it was asked to run on.
         compute_capabilities: What it was built for, where that was limited; empty: every GPU it can serve.
         is_stripped: Whether its weights must be put in before it runs.
-        plugins: File names of the plugin libraries it was built with.
+        plugins: File names of the plugin libraries it was built with; "builtin" for the product's own.
         profiles: Shapes per optimization profile; empty when every shape is fixed.
     """
 

@@ -1,4 +1,4 @@
-"""Plugin libraries: layers that TensorRT does not bring itself, registered before a model or plan is read."""
+"""Plugins: layers that TensorRT does not bring itself, registered before a model or plan is read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import ctypes
 from collections.abc import Sequence
 from pathlib import Path
 
+from optimize.engines import tensorrt_plugin_builtin
 from optimize.engines.tensorrt_library import Library
+from optimize.engines.tensorrt_plugin_builtin import BUILTIN
 from optimize.errors import BackendMissing
 
 _ENTRY_POINTS = ("getCreators", "getPluginCreators")
@@ -14,12 +16,15 @@ _ENTRY_POINTS = ("getCreators", "getPluginCreators")
 
 
 def load(library: Library, paths: Sequence[str]) -> None:
-    """Load plugin libraries, in order.
+    """Load plugin libraries, in order, and the built-in plugin last.
 
     Raises:
         BackendMissing: When one is not there or cannot be opened.
+        StageFailed: When one has the built-in plugin's layer.
     """
     for path in paths:
+        if path == BUILTIN:
+            continue
         try:
             opened = ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
         except OSError as error:
@@ -29,6 +34,8 @@ def load(library: Library, paths: Sequence[str]) -> None:
             ) from error
         if any(hasattr(opened, name) for name in _ENTRY_POINTS):
             library.api.get_plugin_registry().load_library(path)
+    if BUILTIN in paths:
+        tensorrt_plugin_builtin.register(library)
 
 
 def check(needed: Sequence[str], given: Sequence[str], plan: str) -> None:
@@ -37,7 +44,7 @@ def check(needed: Sequence[str], given: Sequence[str], plan: str) -> None:
     Raises:
         BackendMissing: Naming the first that is missing.
     """
-    here = {Path(path).name for path in given}
+    here = {BUILTIN, *(Path(path).name for path in given)}
     for name in needed:
         if name not in here:
             raise BackendMissing(

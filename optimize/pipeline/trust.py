@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from optimize.engines.tensorrt_plugin_builtin import BUILTIN
 from optimize.errors import UsageError
 from optimize.recipe.model import Recipe, TorchSourceSpec
 
@@ -16,7 +17,7 @@ def code_named_by(recipe: Recipe) -> list[str]:
             named.append(f"{key}.data: {spec.data}")
     if recipe.evaluate.metric:
         named.append(f"evaluate.metric: {recipe.evaluate.metric}")
-    named += [f"engine.plugins: {library}" for library in recipe.engine.get("plugins") or ()]
+    named += [f"engine.plugins: {library}" for library in recipe.engine.get("plugins") or () if library != BUILTIN]
     return named
 
 

@@ -44,7 +44,13 @@ def _reason_against_node(node: ir.Node, channels: int) -> str | None:
 
 
 def replace_products(
-    weight: Weight, parts: Sequence[ir.Value | None], *, block_size: int, accuracy_level: int, bits: int = 4
+    weight: Weight,
+    parts: Sequence[ir.Value | None],
+    *,
+    block_size: int,
+    accuracy_level: int,
+    bits: int = 4,
+    bias_apart: bool = False,
 ) -> None:
     """Turn every product of `weight` into a MatMulNBits node that reads `parts`.
 
@@ -54,9 +60,10 @@ def replace_products(
         block_size: Elements per scale.
         accuracy_level: What the kernel computes in: 1 float32, 2 float16, 3 bfloat16, 4 int8, 0 its choice.
         bits: Of one element, 4 or 8.
+        bias_apart: Whether a bias becomes an Add of its own, for engines whose layer takes none.
     """
     for use in weight.uses:
-        _replace(use, parts, weight, block_size, accuracy_level, bits)
+        _replace(use, parts, weight, block_size, accuracy_level, bits, bias_apart)
     for use in weight.uses:
         if use.through is not None and use.through.graph is not None:
             remove_if_unused(use.through.outputs[0])
@@ -64,12 +71,18 @@ def replace_products(
 
 
 def _replace(
-    use: Use, parts: Sequence[ir.Value | None], weight: Weight, block_size: int, accuracy_level: int, bits: int
+    use: Use,
+    parts: Sequence[ir.Value | None],
+    weight: Weight,
+    block_size: int,
+    accuracy_level: int,
+    bits: int,
+    bias_apart: bool,
 ) -> None:
     node = use.node
     inputs: list[ir.Value | None] = [node.inputs[0], *parts]
     bias = node.inputs[2] if len(node.inputs) > 2 else None
-    if bias is not None:
+    if bias is not None and not bias_apart:
         inputs += [None] * (5 - len(inputs)) + [bias]
     while inputs[-1] is None:
         inputs.pop()
@@ -90,4 +103,9 @@ def _replace(
     names.carry_module(node, product)
     graph = node.graph
     assert isinstance(graph, ir.Graph)
-    ir.convenience.replace_nodes_and_values(graph, node, [node], [product], [output], product.outputs)
+    made = [product]
+    if bias is not None and bias_apart:
+        made.append(ir.node("Add", [product.outputs[0], bias]))
+        names.carry_module(node, made[-1])
+        product.outputs[0].type, product.outputs[0].shape = output.type, output.shape
+    ir.convenience.replace_nodes_and_values(graph, node, [node], made, [output], made[-1].outputs)

@@ -5,7 +5,8 @@ After: `y = MatMulNBits(x, codes, scales)`, bits 8, codes `(N, K / block, block)
 `(N, K / block)`
 
 For products that wait for their weights (few rows) and bear no 4-bit error: half of FP16's bytes, a quarter of
-FP32's, and no calibration. Gemm with either transB and a bias is taken too.
+FP32's, and no calibration. Gemm with either transB and a bias is taken too. TensorRT takes the product from
+`plugins: [builtin]` under `engine:`, in FP16; a bias becomes an Add there.
 
 Leaves alone, by name: what `skip` names, computed or left-hand weights, weights that are not 2-D or bfloat16,
 weights that something else reads in floating point, Gemm with transA, or alpha or beta other than 1.
@@ -23,7 +24,6 @@ from passes.quantize import _matmul_nbits
 from passes.quantize._graph import add_initializer, free_name, owning_graph, taken_names
 from passes.quantize._int8_block_parts import Int8BlockParts
 from passes.quantize._weights import Weight, find_weights
-from passes.target import Target
 
 
 class QuantizeInt8Blocks(Pass):
@@ -47,12 +47,6 @@ class QuantizeInt8Blocks(Pass):
         "(fastest), 0 its own choice.",
     )
 
-    def check(self, target: Target) -> str | None:
-        """Why `target` cannot read what this writes, or None."""
-        if target.dialect != "onnxruntime":
-            return f"{target.title} has no 8-bit MatMulNBits; use quantize.int4 or quantize.int8."
-        return None
-
     def apply(self, model: ir.Model, context: PassContext) -> PassResult:
         """Replace every weight that can be quantized; the rest is listed with its reason."""
         weights, skips = find_weights(model, self.ops, self.skip)
@@ -75,7 +69,12 @@ class QuantizeInt8Blocks(Pass):
                 for part, tensor in tensors.items()
             ]
             _matmul_nbits.replace_products(
-                weight, held, block_size=self.block_size, accuracy_level=self.accuracy_level, bits=8
+                weight,
+                held,
+                block_size=self.block_size,
+                accuracy_level=self.accuracy_level,
+                bits=8,
+                bias_apart=context.target.dialect == "tensorrt",
             )
             model.graph.opset_imports.setdefault(_matmul_nbits.DOMAIN, 1)
         figures: dict[str, float | int | str] = {"weight bytes before": before, "weight bytes after": after}

@@ -2,7 +2,8 @@
 
     python -m tests.benchmarks.gpu_page [--add results/benchmark.json --date 2026-11-24]
 
-With --add a run's figures are first put there, named by date and cases, without that machine's paths.
+With --add a run's figures are first put there, named by date and cases, without that machine's paths. A file of the
+8-bit kernels' trial (`…-int8-plugin.json`, chosen kernels and whole chains) has a table of its own.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.gpu.table import goals, table
+from tests.benchmarks.gpu_plugin_table import plugin_table
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE, FIGURES = DOCS / "gpu.md", DOCS / "gpu"
@@ -38,27 +40,37 @@ def add(result: Path, date: str) -> Path:
             if "failed" in row:
                 row["failed"] = FOLDERS.sub("", row["failed"])
     FIGURES.mkdir(exist_ok=True)
-    path = FIGURES / f"{date}-{'-'.join(facts['cases'])}.json"
-    path.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
+    path = named = FIGURES / f"{date}-{'-'.join(facts['cases'])}.json"
+    count = 1
+    while path.exists() and path.read_text(encoding="utf-8") != text:  # A run that was kept stays.
+        count += 1
+        path = named.with_stem(f"{named.stem}-{count}")
+    path.write_text(text, encoding="utf-8")
     return path
 
 
 def tables() -> str:
     """All runs, in the order of their files' names."""
-    return "\n".join(_run(path) for path in _figures())
+    return "\n".join(_run(path) for path in runs())
 
 
 def verdicts() -> str:
     """Every case's goals; a case measured twice stands as its last file has it."""
-    found = {name: case for path in _figures() for name, case in _read(path)["cases"].items()}
+    found = {name: case for path in runs() for name, case in _read(path)["cases"].items()}
     rows = [f"| {case['title']} | {goal} | {said} |" for case in found.values() for goal, said in goals(case)]
     return "\n".join(["| case | goal | |", "| --- | --- | --- |", *rows, ""])
+
+
+def plugins() -> str:
+    """The trials of the 8-bit kernels."""
+    return "\n".join(f"{plugin_table(_read(path))}\n[figures](gpu/{path.name})\n" for path in trials())
 
 
 def page() -> str:
     """The page with its tables renewed; everything outside the marks as it is."""
     text = PAGE.read_text(encoding="utf-8")
-    for mark, body in (("goals", verdicts()), ("tables", tables())):
+    for mark, body in (("goals", verdicts()), ("plugin", plugins()), ("tables", tables())):
         head, begin, rest = text.partition(f"<!-- {mark} -->\n")
         _, end, tail = rest.partition(f"<!-- /{mark} -->")
         if not (begin and end):
@@ -69,8 +81,14 @@ def page() -> str:
     return text
 
 
-def _figures() -> list[Path]:
-    return sorted(FIGURES.glob("*.json"))
+def runs() -> list[Path]:
+    """The benchmark's files."""
+    return [path for path in sorted(FIGURES.glob("*.json"), key=lambda path: path.stem) if path not in trials()]
+
+
+def trials() -> list[Path]:
+    """The files of the 8-bit kernels' trials."""
+    return sorted(FIGURES.glob("*-int8-plugin.json"))
 
 
 def _read(path: Path) -> dict[str, Any]:

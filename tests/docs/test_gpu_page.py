@@ -13,7 +13,7 @@ import pytest
 from tests.benchmarks import gpu_page
 from tests.benchmarks.gpu.table import COMPILED, goals, table
 
-FIGURES = sorted(gpu_page.FIGURES.glob("*.json"))
+FIGURES = gpu_page.runs()
 FAST = {"median_ms": 0.5, "p25_ms": 0.5, "p75_ms": 0.5, "over_compile": 0.5, "speedup_over_fp32_eager": 4.0}
 CASE: dict[str, Any] = {
     "title": "a case",
@@ -41,7 +41,21 @@ def test_medians_and_ratios_follow_from_the_samples(path: Path) -> None:
             assert row["speedup_over_fp32_eager"] == pytest.approx(eager / medians[name])
 
 
-@pytest.mark.parametrize("path", FIGURES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", gpu_page.trials(), ids=lambda path: path.stem)
+def test_a_trials_medians_ratios_and_best_kernels_follow_from_what_was_measured(path: Path) -> None:
+    facts = json.loads(path.read_text(encoding="utf-8"))
+    for rows in (1, 16):
+        timed = {name: row for name, row in facts[f"plan-{rows}"].items() if "samples_ms" in row}
+        medians = {name: np.median(row["samples_ms"]) for name, row in timed.items()}
+        for name, row in timed.items():
+            assert row["median_ms"] == pytest.approx(medians[name])
+            assert row["over_compile"] == pytest.approx(medians[name] / medians[COMPILED])
+        raw = facts[f"raw-{rows}"]
+        for shape, best in raw["best"].items():
+            assert best == min(raw["configs"], key=lambda name: raw["configs"][name][shape]["us"])
+
+
+@pytest.mark.parametrize("path", [*FIGURES, *gpu_page.trials()], ids=lambda path: path.stem)
 def test_figures_name_no_folder_of_the_machine(path: Path) -> None:
     assert not gpu_page.FOLDERS.search(path.read_text(encoding="utf-8"))
 
@@ -58,6 +72,20 @@ def test_a_run_is_added_as_measured_without_its_paths(tmp_path: Path, monkeypatc
     added = json.loads(path.read_text())["cases"]["encoder"]["contenders"]
     assert added["ours: A"] == CASE["contenders"]["ours: A"]
     assert added["ours: B"] == {"failed": "library lib.so.1 is not there: 3.5 GB/s"}
+
+
+def test_a_second_run_of_a_day_is_put_after_the_first_and_the_same_run_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_page, "FIGURES", tmp_path / "figures")
+    result = tmp_path / "benchmark.json"
+    for rounds in (3, 4, 4):
+        result.write_text(json.dumps({"rounds": rounds, "cases": {"decode-1": CASE}}))
+        gpu_page.add(result, "2026-01-02")
+    result.write_text(json.dumps({"rounds": 5, "cases": {"decode-16": CASE}}))
+    gpu_page.add(result, "2026-01-02")
+    assert [path.stem for path in gpu_page.runs()] == [f"2026-01-02-decode-{end}" for end in ("1", "1-2", "16")]
+    assert json.loads((tmp_path / "figures/2026-01-02-decode-1.json").read_text())["rounds"] == 3
 
 
 def test_goals_are_reached_by_a_variant_that_is_fast_and_near() -> None:

@@ -161,7 +161,18 @@ def test_a_weight_that_holds_nan_is_named() -> None:
         codes.numpy()
 
 
-def test_tensorrt_is_told_what_to_use_instead() -> None:
-    reason = QuantizeInt8Blocks().check(TARGET.model_copy(update={"dialect": "tensorrt"}))
-    assert reason == "T has no 8-bit MatMulNBits; use quantize.int4 or quantize.int8."
-    assert QuantizeInt8Blocks().check(TARGET) is None
+def test_for_tensorrt_a_bias_is_added_apart_and_the_product_keeps_its_value() -> None:
+    bias, v = RNG.standard_normal(32).astype(np.float32), RNG.standard_normal((32, 64)).astype(np.float32)
+    changed = model(SHARED, w=W, v=v, b=bias)
+    tensorrt = TARGET.model_copy(update={"dialect": "tensorrt"})
+    assert QuantizeInt8Blocks().check(tensorrt) is None
+    QuantizeInt8Blocks(accuracy_level=1).apply(changed, PassContext(target=tensorrt))
+    assert [node.op_type for node in changed.graph] == ["Relu", "MatMulNBits", "MatMulNBits", "Add"]
+    assert all(len(node.inputs) == 3 for node in changed.graph if node.op_type == "MatMulNBits")
+    together = model(SHARED, w=W, v=v, b=bias)
+    QuantizeInt8Blocks(accuracy_level=1).apply(together, CONTEXT)
+    fused = runner.run(together, {"x": X})
+    for name, apart in runner.run(changed, {"x": X}).items():
+        np.testing.assert_allclose(
+            apart, fused[name], rtol=2**-20, atol=2**-20
+        )  # The order of one float32 addition.
