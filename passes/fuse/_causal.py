@@ -84,7 +84,10 @@ def _is_one(value: ir.Value | None) -> bool:
 
 
 def _is_triangle(kept: np.ndarray[Any, np.dtype[Any]]) -> bool:
-    """Whether the last two axes are square and True in the lower triangle alone."""
-    if kept.ndim < 2 or kept.shape[-1] != kept.shape[-2]:
+    """Whether the last two axes are square and True in the lower triangle alone.
+
+    One element is none: spread over the scores it keeps all of them.
+    """
+    if kept.ndim < 2 or kept.shape[-1] != kept.shape[-2] or kept.shape[-1] == 1:
         return False
     return bool((kept == np.tri(kept.shape[-1], dtype=bool)).all())

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,15 @@ def test_other_triangles_stay_masks(body: str) -> None:
     FuseAttention().apply(after, context())
     assert all(node.attributes.get_int("is_causal", 0) == 0 for node in after.graph if node.op_type == "Attention")
     assert_same_outputs(after, before)
+
+
+@pytest.mark.parametrize("spelling", ["a = Add(s, single) ", "c = Not(yes2) a = Where(c, low, s) "])
+def test_a_mask_of_one_element_that_keeps_all_is_no_triangle(spelling: str) -> None:
+    weights = f"{LOW}, float[1,1] single = {{0}}, bool[1,1] yes2 = {{1}}"
+    for given in (context(), dataclasses.replace(context(), run=None)):
+        model = graph(SCORES + spelling + REST, *ENDS, weights, opset=23)
+        FuseAttention().apply(model, given)
+        assert not any(node.attributes.get_int("is_causal", 0) for node in model.graph)
 
 
 def test_a_second_mask_beside_the_triangle_stays_and_so_does_the_triangle() -> None:
