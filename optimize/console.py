@@ -41,8 +41,9 @@ def out_document(text: str) -> None:
 def out_json(data: Any) -> None:
     """A result for machines, to stdout; characters that steer a terminal as JSON's own escapes."""
     text = json.dumps(data, indent=2, ensure_ascii=False)
-    shown = (item if item.isprintable() or item == "\n" else json.dumps(item)[1:-1] for item in text)
-    sys.stdout.write("".join(shown) + "\n")
+    if not text.replace("\n", "").isprintable():
+        text = "".join(item if item.isprintable() or item == "\n" else json.dumps(item)[1:-1] for item in text)
+    sys.stdout.write(text + "\n")
 
 
 def err(text: str) -> None:
