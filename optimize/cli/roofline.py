@@ -36,6 +36,7 @@ def roofline(
     from optimize.report import wording
     from optimize.sources import onnx_load
     from optimize.targets import loading
+    from passes.cores import usable_cores
 
     exported = onnx_load.load_onnx(model)
     ran = onnx_load.load_onnx(optimized) if optimized is not None else exported
@@ -57,7 +58,7 @@ def roofline(
             )
         target = loading.load(name, loading.engines_of(name)[0])
         if name == loading.OWN_PROCESSOR:
-            target = processor_rates.with_rates(target, processor_rates.usable_cores())
+            target = processor_rates.with_rates(target, usable_cores())
         floor = estimating.estimate(exported, ran, target, {**axes, **given})
         if floor is not None:
             found[name] = floor

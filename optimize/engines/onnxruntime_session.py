@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ import onnxruntime
 from optimize.engines.base import Feeds, TensorSpec, missing_inputs
 from optimize.engines.onnxruntime_providers import plugin_devices, plugin_of
 from optimize.errors import StageFailed, UsageError
+from passes.cores import usable_cores
 
 Level = Literal["disable", "basic", "extended", "all"]
 
@@ -67,11 +67,6 @@ class Settings:
     config: Mapping[str, str] = dataclasses.field(default_factory=dict)
     disabled_optimizers: tuple[str, ...] = ()
     save_to: Path | None = None
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def open_onnx(model: Path | bytes, *, optimized: bool = True, threads: int | None = None) -> OnnxRuntimeSession:

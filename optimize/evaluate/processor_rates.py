@@ -8,7 +8,6 @@ single precision and in eight bits, and copying memory, each at its best of seve
 from __future__ import annotations
 
 import functools
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -58,11 +57,6 @@ def with_rates(target: Target, threads: int) -> Target:
             "sources": {**target.sources, "peak_ops_per_s": SOURCE, "bandwidth_bytes_per_s": SOURCE},
         }
     )
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _rates(threads: int) -> Iterator[tuple[Precision, float]]:

@@ -19,6 +19,7 @@ from optimize.evaluate import energy
 from optimize.evaluate.energy import Meter
 from optimize.evaluate.intervals import ratio_of_medians
 from optimize.facts import Energy, Latency, Speedup, ThroughputResult
+from passes.cores import usable_cores
 
 TURN_RUNS = 5
 """Timed runs in a row, after one untimed that brings the contender's weights back into the caches."""
@@ -102,7 +103,7 @@ def measure(
         for done, name in enumerate(calls if meters else ()):
             tell("metering energy", done, len(calls))
             used[name] = energy.use(calls[name], meters, samples)
-    allowed = threads or _usable_cores()
+    allowed = threads or usable_cores()
     return ThroughputResult(
         shapes={name: tuple(array.shape) for name, array in feeds.items()},
         threads=allowed,
@@ -236,7 +237,3 @@ def _notes(
 def _samples(feeds: Feeds) -> int:
     first = next(iter(feeds.values()), None)
     return int(first.shape[0]) if first is not None and first.ndim else 1
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

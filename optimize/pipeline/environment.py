@@ -6,12 +6,12 @@ import functools
 import importlib.metadata
 import os
 import platform
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 from optimize.facts import Environment
 from optimize.targets import loading
+from passes.cores import usable_cores
 
 REPORTED = (
     "model-optimize",
@@ -95,7 +95,7 @@ def describe() -> Environment:
         python=platform.python_version(),
         platform=f"{platform.system()} {platform.machine()}",
         processor=name,
-        cores=len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1,
+        cores=usable_cores(),
         memory_bytes=memory_bytes(),
         libraries=versions(REPORTED),
         devices=devices(),

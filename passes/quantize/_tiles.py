@@ -17,6 +17,8 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
+from passes.cores import usable_cores
+
 Array = npt.NDArray[Any]
 Float32 = npt.NDArray[np.float32]
 Tile = tuple[slice, slice]
@@ -54,11 +56,11 @@ def tiles(outer: int, block: int, inner: int) -> list[Tile]:
 
 def run_tiles(work: Callable[[Tile], None], todo: Sequence[Tile]) -> None:
     """Run `work` on every tile, on all cores; each tile writes its own part, so the order does not matter."""
-    if len(todo) < 4 or cores() < 2:
+    if len(todo) < 4 or usable_cores() < 2:
         for tile in todo:
             work(tile)
         return
-    share = -(-len(todo) // (cores() * 4))
+    share = -(-len(todo) // (usable_cores() * 4))
     runs = [todo[start : start + share] for start in range(0, len(todo), share)]
 
     def work_all(run: Sequence[Tile]) -> None:
@@ -69,16 +71,9 @@ def run_tiles(work: Callable[[Tile], None], todo: Sequence[Tile]) -> None:
         done.result()
 
 
-def cores() -> int:
-    """Processor cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 @functools.cache
 def _pool() -> concurrent.futures.ThreadPoolExecutor:
-    return concurrent.futures.ThreadPoolExecutor(cores(), thread_name_prefix="quantize")
+    return concurrent.futures.ThreadPoolExecutor(usable_cores(), thread_name_prefix="quantize")
 
 
 if hasattr(os, "register_at_fork"):
