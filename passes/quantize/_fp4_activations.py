@@ -53,7 +53,7 @@ def calibrated_inputs(
         for use in weight.uses:
             name = _input_name(missing[0].node)
             why = ranges.unusable.get(name, "is all zero on the calibration data or lies in a sub-graph")
-            skips.append(Skip(use.node.name or use.node.op_type, f"its input '{name}' {why}", use.module))
+            skips.append(use.skip(f"its input '{name}' {why}"))
     return known, kept, skips
 
 

@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 import onnx_ir as ir
 
 from passes.base import Pass, PassContext, PassFailed
-from passes.names import module_of
 from passes.qdq import Editor
 
 TWIN = "sensitivity_twin_of_"
@@ -85,8 +84,3 @@ def measure(
         )
         for name, output in errors.items()
     }
-
-
-def layer_label(node: ir.Node) -> str:
-    """What a report calls the layer: its source module where known."""
-    return module_of(node) or node.name or ""

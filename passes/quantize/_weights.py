@@ -31,6 +31,15 @@ class Use:
         """The source module of `node`, or ""."""
         return names.module_of(self.node)
 
+    @property
+    def name(self) -> str:
+        """What reports and recipes call the layer: its module, else its node, else its operator."""
+        return self.module or self.node.name or self.node.op_type
+
+    def skip(self, reason: str) -> Skip:
+        """A `Skip` for `node` that names its module."""
+        return Skip(self.node.name or self.node.op_type, reason, self.module)
+
 
 @dataclasses.dataclass(frozen=True)
 class Weight:

@@ -30,7 +30,7 @@ from passes.base import Judge, Pass, PassContext, PassFailed, PassResult, Patter
 from passes.layers import Layer
 from passes.qdq import Editor
 from passes.quantize._search import Allowance, Trial, search
-from passes.quantize._sensitivity import Sensitivity, layer_label, measure
+from passes.quantize._sensitivity import Sensitivity, measure
 from passes.target import Target
 
 FORMATS = ("int8", "fp8", "fp4", "int4")
@@ -142,7 +142,7 @@ class QuantizeAuto(Pass):
     ) -> PassResult:  # fmt: skip
         notes = [sentence for step in steps for sentence in step.sentences(self.metric, len(named))]
         skips = [
-            Skip(layer, self._why_left_out(layer, steps), layer_label(named[layer].node))
+            Skip(layer, self._why_left_out(layer, steps), named[layer].name)
             for layer in named
             if layer not in assigned
         ]
@@ -168,7 +168,7 @@ class QuantizeAuto(Pass):
                 f"{before / after:.2f} where {self.min_gain:.2f} is asked for. The model is unchanged."
             )
             return PassResult((Pattern("layer", 0),), tuple(skips), figures=figures, notes=tuple(notes))
-        labels = tuple(layer_label(named[layer].node) for layer in named if layer in assigned)
+        labels = tuple(named[layer].name for layer in named if layer in assigned)
         results = self._quantize(model, named, assigned, context)
         notes += [note for result in results for note in result.notes]
         notes.append(
@@ -200,7 +200,7 @@ class QuantizeAuto(Pass):
     def _recipe(self, named: Mapping[str, Layer], assigned: Mapping[str, str]) -> str:
         """The outcome as recipe lines."""
         lines: list[str] = []
-        labels = Counter(layer_label(layer.node) for layer in named.values())
+        labels = Counter(layer.name for layer in named.values())
         for name in self.formats:
             if name not in assigned.values():
                 continue
@@ -211,7 +211,7 @@ class QuantizeAuto(Pass):
             lines += [f"      - '{item}'" for item in self.options.get(name, {}).get("skip", ())]
             for layer, found in named.items():
                 if assigned.get(layer) != name:
-                    label = layer_label(found.node)
+                    label = found.name
                     lines.append(f"      - '{glob.escape(label if labels[label] == 1 else layer)}'")
             if lines[-1] == "    skip:":
                 lines[-1] = "    skip: []"

@@ -18,7 +18,7 @@ from typing import Literal
 import onnx_ir as ir
 import pydantic
 
-from passes.base import Pass, PassContext, PassResult, Pattern, Skip
+from passes.base import Pass, PassContext, PassResult, Pattern
 from passes.opset import lift
 from passes.qdq import Editor
 from passes.quantize._float_parts import FloatParts
@@ -96,7 +96,7 @@ class QuantizeFp4(Pass):
                     f"its weight sums over K = {weight.summed}, not a positive multiple of {self.format}'s "
                     f"block of {self.block_size}"
                 )
-                skips += [Skip(use.node.name or use.node.op_type, reason, use.module) for use in weight.uses]
+                skips += [use.skip(reason) for use in weight.uses]
                 continue
             kept.append(weight)
         if not kept:
@@ -114,7 +114,7 @@ class QuantizeFp4(Pass):
         for done, (weight, tensors, parts) in enumerate(self._quantized(model, kept, context)):
             before += weight.tensor.nbytes
             after += sum(tensor.nbytes for tensor in tensors.values())
-            changed += [use.module or use.node.name or use.node.op_type for use in weight.uses]
+            changed += [use.name for use in weight.uses]
             ready.append((weight, tensors, parts))
             context.progress("quantize.fp4", done + 1, len(kept))
         for weight, tensors, parts in ready:

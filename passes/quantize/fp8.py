@@ -111,7 +111,7 @@ class QuantizeFp8(Pass):
             if reason is None:
                 kept.append(weight)
             else:
-                skips += [_skip(use, reason) for use in weight.uses]
+                skips += [use.skip(reason) for use in weight.uses]
         notes: tuple[str, ...] = ()
         amax: Mapping[str, float] = {}
         if self.activations == "static" and kept:
@@ -133,7 +133,7 @@ class QuantizeFp8(Pass):
         for done, (weight, tensors, parts) in enumerate(self._quantized(model, kept, layout, context)):
             before += weight.tensor.nbytes
             after += sum(tensor.nbytes for tensor in tensors.values())
-            changed += [use.module or use.node.name or use.node.op_type for use in weight.uses]
+            changed += [use.name for use in weight.uses]
             ready.append((weight, tensors, parts))
             context.progress("quantize.fp8", done + 1, len(kept))
         for weight, tensors, parts in ready:
@@ -215,12 +215,8 @@ class QuantizeFp8(Pass):
                 kept.append(weight)
                 continue
             why = found.unusable.get(missing, "lies in a sub-graph, where calibration does not reach")
-            skips += [_skip(use, f"its input '{missing}' {why}") for use in weight.uses]
+            skips += [use.skip(f"its input '{missing}' {why}") for use in weight.uses]
         return kept, {name: found.of[name].amax for name in found.of}, skips, found.notes
-
-
-def _skip(use: Use, reason: str) -> Skip:
-    return Skip(use.node.name or use.node.op_type, reason, use.module)
 
 
 def _input_name(use: Use) -> str:

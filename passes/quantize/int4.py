@@ -20,7 +20,7 @@ import numpy as np
 import onnx_ir as ir
 import pydantic
 
-from passes.base import Pass, PassContext, PassResult, Pattern, Skip
+from passes.base import Pass, PassContext, PassResult, Pattern
 from passes.opset import lift
 from passes.quantize import _matmul_nbits
 from passes.quantize._blocks import restored
@@ -120,7 +120,7 @@ class QuantizeInt4(Pass):
         for weight in weights:
             reason = self._reason_against(weight, whole_blocks=standard_only)
             if reason is not None:
-                skips += [Skip(use.node.name or use.node.op_type, reason, use.module) for use in weight.uses]
+                skips += [use.skip(reason) for use in weight.uses]
                 continue
             fallback = _matmul_nbits.reason_against(weight) if use_nbits else None
             if fallback is not None:
@@ -134,7 +134,7 @@ class QuantizeInt4(Pass):
         before = after = 0
         taken = taken_names(model) if kept else set()
         for done, (weight, nbits, tensors) in enumerate(self._quantized(model, kept, context)):
-            changed += [use.module or use.node.name or use.node.op_type for use in weight.uses]
+            changed += [use.name for use in weight.uses]
             before += weight.tensor.nbytes
             after += sum(tensor.nbytes for tensor in tensors.values())
             prepared.append((weight, nbits, tensors))

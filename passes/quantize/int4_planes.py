@@ -21,7 +21,7 @@ import onnx_ir as ir
 import pydantic
 
 from passes import names
-from passes.base import Pass, PassContext, PassResult, Pattern, Skip
+from passes.base import Pass, PassContext, PassResult, Pattern
 from passes.opset import lift
 from passes.quantize import _matmul_nbits
 from passes.quantize._graph import add_initializer, free_name, owning_graph, replace_weight, taken_names
@@ -65,13 +65,13 @@ class QuantizeInt4Planes(Pass):
             context.progress("quantize.int4_planes", done, len(weights))
             reason = self._reason_against(weight)
             if reason is not None:
-                skips += [Skip(use.node.name or use.node.op_type, reason, use.module) for use in weight.uses]
+                skips += [use.skip(reason) for use in weight.uses]
                 continue
             if self.form == "standard" and not changed:
                 lift(model, 21, "INT4 with block scales")
             parts = PlaneParts(weight, self.block_size, by_column=self.form == "matmulnbits")
             before, after = before + weight.tensor.nbytes, after + parts.nbytes
-            changed += [use.module or use.node.name or use.node.op_type for use in weight.uses]
+            changed += [use.name for use in weight.uses]
             for use in weight.uses:
                 _double_input(use, doubled, taken)
             self._replace(weight, parts, taken, model)
