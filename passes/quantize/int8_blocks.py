@@ -44,13 +44,14 @@ class QuantizeInt8Blocks(Pass):
     accuracy_level: Literal[0, 1, 2, 3, 4] = pydantic.Field(
         4,
         description="What MatMulNBits computes in: 1 float32, 2 float16, 3 bfloat16, 4 int8 activations "
-        "(fastest), 0 its own choice.",
+        "(fastest), 0 its own choice. For TensorRT always 1: the plugin sums in float32.",
     )
 
     def apply(self, model: ir.Model, context: PassContext) -> PassResult:
         """Replace every weight that can be quantized; the rest is listed with its reason."""
         weights, skips = find_weights(model, self.ops, self.skip)
         taken = taken_names(model)
+        for_tensorrt = context.target.dialect == "tensorrt"
         changed: list[str] = []
         before = after = 0
         for done, weight in enumerate(weights):
@@ -72,9 +73,9 @@ class QuantizeInt8Blocks(Pass):
                 weight,
                 held,
                 block_size=self.block_size,
-                accuracy_level=self.accuracy_level,
+                accuracy_level=1 if for_tensorrt else self.accuracy_level,
                 bits=8,
-                bias_apart=context.target.dialect == "tensorrt",
+                bias_apart=for_tensorrt,
             )
             model.graph.opset_imports.setdefault(_matmul_nbits.DOMAIN, 1)
         figures: dict[str, float | int | str] = {"weight bytes before": before, "weight bytes after": after}

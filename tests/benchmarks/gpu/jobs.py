@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,6 @@ def build(
     feeds: Path,
     folder: Path,
     target: Mapping[str, Any],
-    plugins: Sequence[str],
     seconds: float,
 ) -> dict[str, Any]:
     """Build a variant in `folder`, in a process of its own.
@@ -47,7 +46,7 @@ def build(
         "steps": variant.steps,
         "target": target,
         "feeds": str(feeds),
-        "options": {**variant.options, "plugins": list(plugins) if variant.needs_plugins else []},
+        "options": dict(variant.options),
     }
     path, result_path, log_path = folder / "JOB.json", folder / "RESULT.json", folder / "log.txt"
     path.write_text(json.dumps(job))

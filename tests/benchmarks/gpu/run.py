@@ -1,6 +1,6 @@
 """Benchmark on one NVIDIA GPU: PyTorch, torch.compile, TensorRT for RTX as exported, and ours, in turns.
 
-    python tests/benchmarks/gpu/run.py --output results [--plugins libtensorrt_plugins.so] [--cases encoder]
+    python tests/benchmarks/gpu/run.py --output results [--cases encoder]
 
 Needs torch with CUDA, a TensorRT (any flavour) on PYTHONPATH and this repository's folder on PYTHONPATH.
 Prints a table per case and writes results/benchmark.json after each, so that a run cut short keeps its cases.
@@ -34,6 +34,7 @@ from optimize.errors import OptimizeError
 from optimize.targets import loading
 
 EAGER = "torch eager FP32"
+PLAIN = (variants.PLAIN, variants.PLAIN_HERE)
 
 
 def main() -> None:
@@ -41,7 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
-    parser.add_argument("--plugins", nargs="*", default=[])
+    parser.add_argument("--variants", nargs="+", metavar="NAME", help="rows to build, as the table spells them")
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--target", default="h200")
@@ -49,6 +50,9 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=6, help="variants built at the same time")
     parser.add_argument("--max-autotune", action="store_true", help="one more contender; minutes to compile")
     options = parser.parse_args()
+    known = {variant.name for name in options.cases for variant in (*PLAIN, *CASES[name].ours)}
+    if not known.issuperset(options.variants or ()):
+        parser.error(f"--variants: expected some of {', '.join(sorted(known))}")
     options.output.mkdir(parents=True, exist_ok=True)
     facts: dict[str, Any] = {"environment": environment(), "rounds": options.rounds, "cases": {}}
     for name in options.cases:
@@ -80,12 +84,12 @@ def run_case(case: Case, options: argparse.Namespace, scratch: Path) -> dict[str
     built = build_variants(case, module, x, reference, options, scratch)
     with contextlib.ExitStack() as stack:
         contenders = torch_contenders(case, module, x, reference, options, built)
-        for variant in (variants.PLAIN, variants.PLAIN_HERE, *case.ours):
+        for variant in (*PLAIN, *case.ours):
             facts = built.get(variant.name, {"failed": "left out"})
             if "failed" in facts:
                 continue
             try:
-                contenders.append(stack.enter_context(opened(variant, facts, x, options)))
+                contenders.append(stack.enter_context(opened(variant, facts, x)))
             except (OptimizeError, RuntimeError) as error:
                 facts["failed"] = f"cannot be opened for timing: {error}"
                 print(f"{case.name}: {variant.name}: {facts['failed']}", flush=True)
@@ -114,8 +118,8 @@ def build_variants(
     built: dict[str, dict[str, Any]] = {}
     running: dict[str, tuple[Path, Future[dict[str, Any]]]] = {}
     with ThreadPoolExecutor(options.jobs) as pool:
-        for index, variant in enumerate((variants.PLAIN, variants.PLAIN_HERE, *case.ours)):
-            if variant.needs_plugins and not options.plugins:
+        for index, variant in enumerate((*PLAIN, *case.ours)):
+            if options.variants and variant.name not in options.variants:
                 continue
             spelling = (variant.opset, variant.style)
             if spelling not in models:
@@ -126,9 +130,7 @@ def build_variants(
                 jobs.export(half, sample, folder / "model.onnx", variant.opset)
                 models[spelling] = folder / "model.onnx"
             folder = scratch / f"variant-{index}"
-            building = pool.submit(
-                jobs.build, variant, models[spelling], feeds, folder, target, options.plugins, options.seconds
-            )
+            building = pool.submit(jobs.build, variant, models[spelling], feeds, folder, target, options.seconds)
             running[variant.name] = (folder, building)
         for name, (folder, future) in running.items():
             facts = built[name] = future.result()
@@ -177,10 +179,9 @@ def torch_contenders(
 
 
 @contextlib.contextmanager
-def opened(variant: variants.Variant, facts: dict[str, Any], x: Tensor, options: argparse.Namespace) -> Any:
+def opened(variant: variants.Variant, facts: dict[str, Any], x: Tensor) -> Any:
     """A built variant, ready to be timed as a CUDA graph."""
-    plugins = tuple(options.plugins) if variant.needs_plugins else ()
-    engine = TensorRTEngine(TensorRTOptions(plugins=plugins, **variant.options))
+    engine = TensorRTEngine(TensorRTOptions.model_validate(variant.options))
     with engine.open(Path(facts["plan"])) as session:
         lane = session.lane
         lane.bind({"x": x.half().cpu().numpy()})

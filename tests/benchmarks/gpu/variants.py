@@ -23,7 +23,6 @@ class Variant:
     Attributes:
         name: As the table spells it.
         steps: Passes in order; a room's bare name stands for its default list.
-        needs_plugins: Whether it takes layers from a plugin library.
         options: Of the engine.
         opset: Opset to export at, or the exporter's own choice.
         style: How an encoder is spelt before it is exported.
@@ -31,7 +30,6 @@ class Variant:
 
     name: str
     steps: tuple[Step, ...]
-    needs_plugins: bool = False
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     opset: int | None = None
     style: Style | None = None
@@ -46,8 +44,8 @@ CLEAN: tuple[Step, ...] = (("clean", {}),)
 FUSED: tuple[Step, ...] = (*CLEAN, ("fuse", {}))
 
 
-def _int4(block: int, **more: Any) -> Step:
-    return ("quantize.int4", {"block_size": block, **more})
+def _int4(block: int) -> Step:
+    return ("quantize.int4", {"block_size": block})
 
 
 HEADS: tuple[Step, ...] = (*FUSED, ("surgery.plain_attention", {}), ("surgery.stacked_heads", {}))
@@ -78,14 +76,9 @@ DECODE = (
     Variant("ours: INT4 block 128, built for this GPU", (*CLEAN, _int4(128)), options=CURRENT),
     Variant("ours: INT4 block 256", (*CLEAN, _int4(256))),
     Variant(
-        "ours: INT4 block 128, plugin",
-        (*CLEAN, _int4(128, form="matmulnbits", accuracy_level=0)),
-        needs_plugins=True,
-    ),
-    Variant(
-        "ours: two INT4 planes block 128, plugin",
-        (*CLEAN, ("quantize.int4_planes", {"block_size": 128, "form": "matmulnbits"})),
-        needs_plugins=True,
+        "ours: INT8 block 128, built-in plugin",
+        (*CLEAN, ("quantize.int8_blocks", {"block_size": 128})),
+        options={"plugins": ("builtin",)},
     ),
 )
 SPACE_TO_DEPTH: Step = ("surgery.stem_space_to_depth", {})
