@@ -50,7 +50,8 @@ gates: {accuracy.cosine.min: 0.99, size.max: 40MB}
 mapping with another `kind` replaces the one below. `null` takes a section or a gate away.
 
 `variables: {samples: 64}` are used as `${samples}` and set by `--set samples=128`. A value that is nothing but
-`${name}` keeps the variable's type; `$${` stands for a plain `${`. They do not work in `extends`.
+`${name}` keeps the variable's type; a list or a mapping may be set where the recipe's own value is one,
+`--set "passes=[clean, fuse]"`. `$${` stands for a plain `${`. Variables do not work in `extends`.
 
 A relative path starts from the folder of the file that says it; a path given by `--set` starts from the working
 folder. `base: folder` moves that starting point for one file, and `base: {file: recipe.base}` to the folder that a

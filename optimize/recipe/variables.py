@@ -28,7 +28,7 @@ def substitute(root: Node, given: dict[str, str], faults: Faults) -> Node:
     for name in known:
         if not _NAME.fullmatch(name):
             faults.add((VARIABLES, name), "a name holds letters, digits and _ only", known[name].place)
-    known.update({name: _from_command_line(name, text) for name, text in given.items()})
+    known.update({name: _from_command_line(name, text, known.get(name)) for name, text in given.items()})
     substitution = _Substitution(known, faults)
     entries = {key: substitution.walk(node, (key,), ()) for key, node in root.mapping.items() if key != VARIABLES}
     names = [*(declared.mapping if declared is not None else ()), *substitution.used]
@@ -45,14 +45,19 @@ def escaped(text: str) -> str:
     return text.replace("${", "$${")
 
 
-def _from_command_line(name: str, text: str) -> Node:
-    """The value of `--set name=text`: a number, true, false or null where it reads as one, else text."""
+def _from_command_line(name: str, text: str, declared: Node | None) -> Node:
+    """The value of `--set name=text`: a number, true, false or null where it reads as one, else text.
+
+    A list or a mapping is taken as one where the recipe's own value of the variable is one.
+    """
     here = Place(f"--set {name}", 1, 1, FilePath.cwd())
     try:
         node = parse(text, here)
     except RecipeError:
         return Node(text, here)
-    return node if text.strip() and not isinstance(node.value, dict | tuple) else Node(text, here)
+    is_alike = declared is not None and type(node.value) is type(declared.value)
+    is_taken = is_alike or not isinstance(node.value, dict | tuple)
+    return node if text.strip() and is_taken else Node(text, here)
 
 
 class _Substitution:

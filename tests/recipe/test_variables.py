@@ -30,6 +30,14 @@ def test_the_command_line_wins_and_is_typed_like_yaml(write: Write) -> None:
     assert (recipe.seed, recipe.output) == (7, "a: b")
 
 
+def test_a_list_or_mapping_is_set_where_the_recipe_has_one_and_is_text_elsewhere(write: Write) -> None:
+    path = write("variables: {passes: [clean], note: a}\npasses: ${passes}\noutput: ${note}\n")
+    recipe = load(path, variables={"passes": "[clean.names, {quantize.int8: {skip: [b]}}]", "note": "[x, y]"})
+    assert [item.name for item in recipe.passes] == ["clean.names", "quantize.int8"]
+    assert recipe.passes[1].options["skip"] == ["b"]
+    assert recipe.output == "[x, y]"
+
+
 def test_a_variable_may_use_another(write: Write) -> None:
     assert load(write("variables: {a: x, b: '${a}/y'}\noutput: ${b}\n")).output == "x/y"
 
