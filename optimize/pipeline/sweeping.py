@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import hashlib
 import itertools
 import json
 import multiprocessing
@@ -20,6 +21,9 @@ from optimize.pipeline import files, running
 from optimize.pipeline.executing import Silent
 from optimize.recipe import reading
 from optimize.report import front
+
+LONGEST_LABEL = 120
+"""Bytes; file systems take 255 for a name, and a run's files add theirs to the path."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,13 +50,21 @@ def tasks(recipes: Sequence[Path], vary: Mapping[str, Sequence[str]]) -> list[Ta
     for path, values in itertools.product(recipes, itertools.product(*vary.values())):
         variables = dict(zip(vary, values, strict=True))
         reading.load(path, variables=variables)
-        label = "-".join([path.stem, *values])
-        found.append(Task(path, variables, label.replace("/", "_")))
+        found.append(Task(path, variables, _label([path.stem, *values])))
     labels = [task.label for task in found]
     twice = {label for label in labels if labels.count(label) > 1}
     if twice:
         raise errors.UsageError(f"two runs of the sweep are called '{sorted(twice)[0]}'; rename one recipe.")
     return found
+
+
+def _label(parts: Sequence[str]) -> str:
+    """The parts as a folder's name; a long one ends in a digest of the rest."""
+    label = "-".join(parts).replace("/", "_")
+    if len(label.encode()) <= LONGEST_LABEL:
+        return label
+    kept = label.encode()[: LONGEST_LABEL - 9].decode(errors="ignore")
+    return f"{kept}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
 
 
 def run(

@@ -76,6 +76,18 @@ def test_a_bad_value_is_found_before_anything_runs(tmp_path: Path) -> None:
         sweeping.tasks([recipe], {"passes": ["clean", "no_such_pass"]})
 
 
+def test_long_values_give_folders_names_that_a_file_system_takes(tmp_path: Path) -> None:
+    recipe = tiny.write_recipe(tmp_path)
+    text = recipe.read_text().replace("passes: clean", "passes: {quantize.int8: {}}")
+    recipe.write_text(text)
+    names = ", ".join(f"encoder.layer.{number}.attention" for number in range(20))
+    values = [f"{{quantize.int8: {{skip: [{names}, {last}]}}}}" for last in ("a", "b")]
+    first, second = (task.label for task in sweeping.tasks([recipe], {"passes": values}))
+    assert first != second
+    assert max(len(label.encode()) for label in (first, second)) <= sweeping.LONGEST_LABEL
+    assert first.startswith(f"{recipe.stem}-{{quantize.int8: ")
+
+
 @pytest.mark.slow
 def test_a_killed_worker_of_a_ray_cluster_loses_nothing(tmp_path: Path) -> None:
     pytest.importorskip("ray")
