@@ -52,7 +52,7 @@ def main() -> None:
     options = parser.parse_args()
     known = {variant.name for name in options.cases for variant in (*PLAIN, *CASES[name].ours)}
     if not known.issuperset(options.variants or ()):
-        parser.error(f"--variants: expected some of {', '.join(sorted(known))}")
+        parser.error(f"--variants: expected some of: {'; '.join(sorted(known))}")
     options.output.mkdir(parents=True, exist_ok=True)
     facts: dict[str, Any] = {"environment": environment(), "rounds": options.rounds, "cases": {}}
     for name in options.cases:
