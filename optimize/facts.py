@@ -161,6 +161,12 @@ class Latency(Fact):
     energy: tuple[Energy, ...] = ()
     details: dict[str, Any] = {}
 
+    @property
+    def own_energy(self) -> Energy | None:
+        """What the device that ran it took; None where that device's counter could not be read."""
+        kind = {"cuda": "GPU", "cpu": "CPU"}.get(self.device or "")
+        return next((item for item in self.energy if kind in (item.device, None)), None)
+
 
 class Speedup(Fact):
     """How much faster `faster` is than `slower`: ratio of medians with a bootstrap confidence interval.

@@ -47,7 +47,7 @@ _REASONS = {
     "size": "the run made no optimised model",
     "size_ratio": "the run made no optimised model",
     "memory": "the optimised engine's memory was not measured: see evaluate.throughput",
-    "energy": "no energy counter could be read while the optimised engine ran",
+    "energy": "the energy counter of the device that the optimised engine ran on could not be read",
     "regression.latency": "no earlier report (previous:) with a latency at the same shapes and threads",
     "regression": "no earlier report (previous:) with this figure",
 }
@@ -188,8 +188,8 @@ def _speed(throughput: ThroughputResult | None) -> Figures:
             "memory": item.peak_memory_bytes,
         }
         figures.update({name: float(value) for name, value in found.items() if value is not None})
-        if item.energy:
-            figures["energy"] = item.energy[0].joules_per_sample
+        if item.own_energy is not None:
+            figures["energy"] = item.own_energy.joules_per_sample
     return figures
 
 

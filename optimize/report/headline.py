@@ -152,8 +152,8 @@ def _speed(report: Report) -> Headline:
             f"{wording.milliseconds(before.p50_ms)} → {wording.milliseconds(after.p50_ms)} median, "
             f"{wording.number(after.throughput_per_s)} samples/s",
         )
-    if before and after and before.energy and after.energy:
-        spent = [side.energy[0] for side in (before, after)]
+    spent = [side.own_energy for side in (before, after) if side is not None and side.own_energy is not None]
+    if len(spent) == 2 and spent[0].device == spent[1].device:
         lines.append(
             f"{wording.joules(spent[0].joules_per_sample)} → {wording.joules(spent[1].joules_per_sample)} a sample "
             f"({spent[1].source})"

@@ -80,6 +80,16 @@ def test_every_figure_that_gates_may_name_can_be_had() -> None:
     assert figures["regression.cosine"] == pytest.approx(0.001)
 
 
+def test_a_gpus_run_is_not_judged_by_the_processors_counter() -> None:
+    energy = [
+        Energy(device=device, source="", joules_per_sample=joules, watts=1.0, runs=3, seconds=2.0)
+        for device, joules in (("CPU", 0.05), ("GPU", 0.4))
+    ]
+    for metered, figure in ((energy, 0.4), (energy[:1], None)):
+        throughput = timing(device="cuda", energy=tuple(metered))
+        assert figures_of([], throughput, None, None).get("energy") == figure
+
+
 @pytest.mark.parametrize("name", sorted(FIGURES))
 def test_a_figure_that_was_not_measured_fails_its_gate_and_says_why(name: str) -> None:
     gate = f"{name}.top1.min" if name in ("metric", "drop") else f"{name}.max"
