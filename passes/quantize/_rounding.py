@@ -25,10 +25,12 @@ def least_output_error(weight: Array, inputs: Inputs, grid: Format, *, search_cl
         search_clip: Whether to search each channel's clipping.
 
     Raises:
-        ValueError: When the weight holds NaN or infinity.
+        ValueError: When the weight holds NaN or infinity, or the squares of its input do.
     """
     if not np.isfinite(weight).all():
         raise ValueError("its weight holds NaN or infinity")
+    if not np.isfinite(inputs.moments.own).all():
+        raise ValueError("squares of its input exceed float32 on the calibration data; take rounding: nearest")
     values = weight.astype(np.float32)
     scale = scales_of(values.T, search_clip, grid)
 

@@ -181,6 +181,21 @@ def test_rounding_by_output_errs_less_than_to_nearest() -> None:
     assert errors["output"] < errors["nearest"], errors
 
 
+def test_an_input_whose_squares_overflow_leaves_its_layer_alone_with_the_reason() -> None:
+    data = Batches(tuple({"x": batch["x"] * np.float32(1e20)} for batch in normal((64, 32)).batches))
+    model = with_weights(
+        '<ir_version: 10, opset_import: ["" : 20]> g (float[n, 32] x) => (float[n, 8] y) { y = MatMul(x, w) }',
+        w=(32, 8),
+    )
+    with np.errstate(over="ignore", invalid="ignore"):
+        result = QuantizeInt8(rounding="output").apply(model, context(calibration=data))
+    assert result.rewrites == 0
+    assert [skip.reason for skip in result.skips] == [
+        "squares of its input exceed float32 on the calibration data; take rounding: nearest"
+    ]
+
+
+
 @pytest.mark.parametrize("target", [CPU, TENSORRT])
 def test_bias_correction_removes_the_mean_error(target: Any) -> None:
     data = Batches(tuple({"x": batch["x"] + 2} for batch in normal((512, 32)).batches))
