@@ -195,7 +195,6 @@ def test_an_input_whose_squares_overflow_leaves_its_layer_alone_with_the_reason(
     ]
 
 
-
 @pytest.mark.parametrize("target", [CPU, TENSORRT])
 def test_bias_correction_removes_the_mean_error(target: Any) -> None:
     data = Batches(tuple({"x": batch["x"] + 2} for batch in normal((512, 32)).batches))
