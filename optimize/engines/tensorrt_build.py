@@ -62,6 +62,8 @@ def build(library: Library, options: TensorRTOptions, request: BuildRequest, pro
     """
     device = tensorrt_device.find()
     notes = _unsuited(library, options, device)
+    if tensorrt_plugin_builtin.BUILTIN in options.plugins and library.flavour.times_tactics:
+        tensorrt_plugin_builtin.require_runtime()  # Timing runs the kernels.
     model = tensorrt_network.read(request.model)
     tensorrt_network.check_supported(library, model)
     tensorrt_plugin_builtin.check_model(library, model, options.plugins)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -79,6 +81,21 @@ def test_interpreted_kernels_compute_what_the_codes_stand_for(
     wanted = expected(case(*CASES[name]))
     assert relative(interpreted[name], wanted) < LIMIT
     assert relative(interpreted[name] * np.float16(1.1), wanted) > 50 * LIMIT
+
+
+def test_kernels_compile_without_a_gpu_and_fit_the_smallest_gpu_that_a_plan_may_meet(tmp_path: Path) -> None:
+    sizes = [(16, 4096, 14336, 128), (64, 4096, 4096, 128), (64, 4096, 4096, 256), *CASES.values()]
+    cases = [(capability, *size) for capability, size in zip([80, 86, 89, 90] * 4, sizes, strict=False)]
+    words = [",".join(map(str, case)) for case in cases]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.tensorrt_plugin.compiled", *words],
+        cwd=Path(__file__).parents[2], env=os.environ | {"TRITON_CACHE_DIR": str(tmp_path)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    shared = json.loads(done.stdout.splitlines()[-1])
+    assert len(shared) == len(cases)
+    assert max(shared) <= 99 << 10  # CUDA C++ Programming Guide, technical specifications: 8.6 and 8.9.
 
 
 @pytest.mark.skipif(tensorrt_device.find() is None, reason="no GPU here")
