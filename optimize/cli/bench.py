@@ -31,6 +31,7 @@ def bench(
     from optimize.cli import models as opening
     from optimize.cli.progress import StepProgress
     from optimize.evaluate import throughput
+    from optimize.report.wording import one_line
 
     progress = StepProgress()
     with contextlib.ExitStack() as stack:
@@ -56,9 +57,10 @@ def bench(
     if as_json:
         console.out_json(result.model_dump(mode="json"))
         return
-    console.out(", ".join(f"{name}: {' × '.join(map(str, shape))}" for name, shape in result.shapes.items()))
+    shapes = (f"{one_line(name)}: {' × '.join(map(str, shape))}" for name, shape in result.shapes.items())
+    console.out(", ".join(shapes))
     for item in result.contenders:
-        console.out(f"\n{item.contender}  ({item.title})")
+        console.out(f"\n{one_line(item.contender)}  ({one_line(item.title)})")
         console.out(f"  throughput   {item.throughput_per_s:.1f} samples/s, {1e3 / item.p50_ms:.1f} runs/s")
         tail = "".join(
             f", p{name} {value:.3f}"

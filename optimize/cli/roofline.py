@@ -71,7 +71,7 @@ def roofline(
         console.out_json({name: floor.model_dump(mode="json") for name, floor in found.items()})
         return
     first = next(iter(found.values()))
-    shown = ", ".join(f"{axis} {size}" for axis, size in first.sizes.items()) or "fixed shapes"
+    shown = ", ".join(f"{wording.one_line(axis)} {size}" for axis, size in first.sizes.items()) or "fixed shapes"
     console.out(f"{wording.number(first.operations)} operations, {wording.size(first.bytes_moved)} moved; {shown}")
     for name, floor in sorted(found.items(), key=lambda item: item[1].floor_ms):
         console.out(

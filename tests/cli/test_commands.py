@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from tests.support import tiny
@@ -142,3 +143,15 @@ def test_the_shell_can_complete_commands(folder: Path) -> None:
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
     )
     assert result.stdout.split() == ["run"]
+
+
+def test_names_in_a_model_cannot_pass_for_lines_of_ours(tmp_path: Path) -> None:
+    text = '<ir_version: 10, opset_import: ["": 20]> g (float[N, 4] x) => (float[N, 4] y) { y = Relu(x) }'
+    model = onnx.parser.parse_model(text)
+    model.graph.input[0].name = model.graph.node[0].input[0] = "x\nPASS"
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "N\nPASS"
+    onnx.save(model, tmp_path / "model.onnx")
+    for words in (("inspect",), ("roofline", "--target", "h200"), ("bench", "--runs", "5")):
+        done = optimize(words[0], "model.onnx", *words[1:], cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert not any(line.startswith("PASS") for line in done.stdout.splitlines()), done.stdout
