@@ -300,17 +300,23 @@ class Steps:
         }
         per_pass = enumerate(item["accuracy"] for item in optimized.facts["passes"])
         known |= {str(place): accuracy for place, accuracy in per_pass if accuracy is not None}
-        entry = self.executor.stage(
-            "blame",
-            {
-                "capture": capture.key,
-                "optimized": optimized.key,
-                "feeds": self.feeds.facts if self.feeds is not None else None,
-                "evaluate": self.recipe.evaluate.model_dump(mode="json", exclude={"throughput"}),
-                "gates": missed,
-            },
-            {**applied, "optimized": optimized_model, "gates": missed, "known": known},
-        )
+        try:
+            entry = self.executor.stage(
+                "blame",
+                {
+                    "capture": capture.key,
+                    "optimized": optimized.key,
+                    "feeds": self.feeds.facts if self.feeds is not None else None,
+                    "evaluate": self.recipe.evaluate.model_dump(mode="json", exclude={"throughput"}),
+                    "gates": missed,
+                },
+                {**applied, "optimized": optimized_model, "gates": missed, "known": known},
+            )
+        except errors.StageFailed as failure:
+            # The verdict stands without it: a gate is missed, wherever that came from.
+            self.executor.records[-1] = StageRecord(name="blame", outcome="not run", notes=(str(failure),))
+            self.notes.append(f"Where accuracy was lost could not be traced: {failure}")
+            return
         self.blame = Blame.model_validate(entry.facts["blame"])
         further = tuple(AccuracyResult.model_validate(item) for item in entry.facts["accuracy"])
         stages = [result.stage for result in self.accuracy]

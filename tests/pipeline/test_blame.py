@@ -14,8 +14,11 @@ import numpy as np
 import onnx
 import pytest
 
+from optimize.errors import StageFailed
+from optimize.pipeline import executing, running
 from optimize.pipeline.bisecting import bisect
 from optimize.pipeline.mending import entry
+from optimize.recipe import reading
 from optimize.recipe.model import PassSpec
 
 LAYERS = """<ir_version: 10, opset_import: ["": 20]>
@@ -129,3 +132,19 @@ def test_lines_are_found_where_the_recipe_counts_what_the_pass_finds(folder: Pat
     blame = report(folder, "counted")["blame"]
     assert blame["check"].startswith("Tried: with these lines every missed accuracy gate holds")
     assert "expect" not in blame["remedy"]
+
+
+def test_a_missed_gate_stays_one_when_tracing_it_fails(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compute = executing.Executor._compute
+
+    def killed(self: executing.Executor, key: str, label: str, name: str, *more: Any) -> Any:
+        if name == "blame":
+            raise StageFailed("step 'blame' was ended by signal 9.")
+        return compute(self, key, label, name, *more)
+
+    monkeypatch.setattr(executing.Executor, "_compute", killed)
+    options = running.RunOptions(store=folder / "store", output=folder / "out")
+    result = running.run(reading.load(folder / "layers.yaml"), options, executing.Silent())
+    assert (result.exit_code, result.report.verdict) == (1, "FAIL")
+    assert result.report.blame is None
+    assert any("could not be traced: step 'blame' was ended by signal 9" in note for note in result.report.notes)
