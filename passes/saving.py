@@ -153,7 +153,8 @@ def _serialize(model: ir.Model, held: list[ir.Value], placed: dict[int, ir.Exter
                 value.const_value = ir.Tensor(
                     tensor.numpy().copy(), dtype=tensor.dtype, shape=tensor.shape, name=value.name
                 )
-                tensor.release()
+                with contextlib.suppress(BufferError):  # a view that a pass still holds keeps its pages
+                    tensor.release()
         proto = ir.to_proto(model)
         size = proto.ByteSize()
         if size > PROTOBUF_LIMIT:

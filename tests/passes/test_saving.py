@@ -146,3 +146,13 @@ def test_an_external_model_that_shrank_becomes_one_file(tmp_path: Path) -> None:
     assert not (tmp_path / "inline.onnx.data").exists()
     loaded = onnx.load(tmp_path / "inline.onnx")
     np.testing.assert_array_equal(onnx.numpy_helper.to_array(loaded.graph.initializer[0]), weights(0))
+
+
+def test_a_view_that_somebody_holds_does_not_stop_the_saving(tmp_path: Path) -> None:
+    saving.save(model_of(ir.tensor(weights(0), name="w0")), tmp_path / "model.onnx", inline_bytes=0)
+    model = ir.load(tmp_path / "model.onnx")
+    tensor = model.graph.initializers["w0"].const_value
+    assert isinstance(tensor, ir.ExternalTensor)
+    held = tensor.numpy()[:2]
+    saving.save(model, tmp_path / "inline.onnx")
+    np.testing.assert_array_equal(held, weights(0)[:2])

@@ -86,7 +86,7 @@ def test_weights_are_shared_with_the_module(two_heads: tuple[TorchSource, Captur
     weight = two_heads[1].model.graph.initializers["encoder.weight"].const_value
     assert weight is not None
     before = weight.numpy()[0, 0].copy()
-    parameter = two_heads[0]._model().module.encoder.weight
+    parameter = two_heads[0].torch_model().module.encoder.weight
     parameter.data[0, 0] += 1
     assert weight.numpy()[0, 0] == before + 1
     parameter.data[0, 0] -= 1
@@ -114,7 +114,7 @@ def test_capturing_prints_nothing_but_the_users_own_words_to_stderr(
 
 
 def test_ranges_of_the_recipe_win_over_the_factorys(user_file: UserFile) -> None:
-    model = source(user_file(TWO_HEADS), ranges={"batch": {"minimum": 2, "typical": 4, "maximum": 9}})._model()
+    model = source(user_file(TWO_HEADS), ranges={"batch": {"minimum": 2, "typical": 4, "maximum": 9}}).torch_model()
     assert model.ranges == {"batch": AxisRange(2, 4, 9)}
 
 
