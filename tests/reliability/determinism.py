@@ -1,8 +1,8 @@
 """Runs a recipe with several thread counts and hash seeds: `python -m tests.reliability.determinism RECIPE …`.
 
 Every artifact must be the same bytes each time, in folders of different names; what comes after the build writes
-none. Writes `docs/reliability/determinism.json`. For two machines, `--digests FILE` on the first writes what it
-made and on what, and `--against FILE` on the second compares.
+none. Writes `docs/reliability/determinism.json`. For two machines, `--digests FILE` on each writes what it made and
+on what, and `--ours FILE --against FILE` compares.
 """
 
 from __future__ import annotations
@@ -87,16 +87,15 @@ def beside(
     ours: dict[str, dict[str, str]], theirs: dict[str, dict[str, str]], machines: str
 ) -> list[dict[str, Any]]:
     """Which artifacts two machines made alike."""
-    return [
-        {
-            "recipe": recipe,
-            "between": machines,
-            "same": sorted(name for name in made if made[name] == theirs[recipe].get(name)),
-            "different": sorted({*made, *theirs[recipe]} - {n for n in made if made[n] == theirs[recipe].get(n)}),
-        }
-        for recipe, made in ours.items()
-        if recipe in theirs
-    ]
+    found = []
+    for recipe in ours.keys() & theirs.keys():
+        left, right = ours[recipe], theirs[recipe]
+        names = {*left, *right} - {*crash.NOT_COMPARED}
+        same = {name for name in names if left.get(name) == right.get(name)}
+        found.append(
+            {"recipe": recipe, "between": machines, "same": sorted(same), "different": sorted(names - same)}
+        )
+    return sorted(found, key=lambda row: str(row["recipe"]))
 
 
 def machine() -> str:
@@ -111,7 +110,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("recipes", type=Path, nargs="*", help="Beside the generated ones.")
     parser.add_argument("--digests", type=Path, help="Only run once and write the artifacts' digests here.")
-    parser.add_argument("--against", type=Path, help="Also compare with the digests that another machine wrote.")
+    parser.add_argument("--against", type=Path, help="The other machine's digests.")
+    parser.add_argument("--ours", type=Path, help="This machine's digests; the rows are added.")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         recipes = [*given.recipes, *generated(Path(scratch))]
@@ -119,10 +119,14 @@ def main() -> None:
             made_here = {"machine": machine(), "digests": digests(recipes)}
             given.digests.write_text(json.dumps(made_here, indent=2) + "\n")
             return
-        facts = [compare(recipe, Path(scratch) / f"{recipe.stem}-runs") for recipe in recipes]
-        if given.against:
-            other = json.loads(given.against.read_text())
-            facts += beside(digests(recipes), other["digests"], f"{machine()}; {other['machine']}")
+        if given.ours and given.against:
+            facts = json.loads(RESULT.read_text()) if RESULT.exists() else []
+            sides = [json.loads(path.read_text()) for path in (given.ours, given.against)]
+            between = "; ".join(side["machine"] for side in sides)
+            facts = [row for row in facts if row["between"] != between]
+            facts += beside(*(side["digests"] for side in sides), between)
+        else:
+            facts = [compare(recipe, Path(scratch) / f"{recipe.stem}-runs") for recipe in recipes]
     RESULT.parent.mkdir(parents=True, exist_ok=True)
     RESULT.write_text(json.dumps(facts, indent=2) + "\n")
 

@@ -57,7 +57,8 @@ SECTIONS = (
         "Same recipe, same bytes",
         "python -m tests.reliability.determinism recipes/digits-int8-cpu.yaml recipes/minilm-int8-cpu.yaml",
         "Recipes run with one thread and with two, with other hash seeds, in other folders, nothing shared; and "
-        "once more on another machine (`--digests FILE` there, `--against FILE` here).",
+        "once more on another machine (`--digests FILE` on each, then `--ours FILE --against FILE`). "
+        "`engine.json` names the version of ONNX Runtime that built the engine.",
     ),
     (
         "soak",
