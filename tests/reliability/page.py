@@ -35,7 +35,7 @@ SECTIONS = (
     (
         "guided",
         "Inputs guided by coverage",
-        "python -m tests.reliability.fuzz --guided 300",
+        "python -m tests.reliability.fuzz --guided 180",
         "The same readers and the same judge; atheris makes the inputs, led by the branches they reach in this "
         "project and in the parsers written in Python.",
     ),
