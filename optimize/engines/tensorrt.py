@@ -13,6 +13,7 @@ from optimize.engines import (
     tensorrt_plugins,
 )
 from optimize.engines.base import Artifact, BuildRequest, Progress
+from optimize.engines.tensorrt_log import without_collection
 from optimize.engines.tensorrt_options import TensorRTOptions
 from optimize.engines.tensorrt_plugin_builtin import BUILTIN
 from optimize.engines.tensorrt_session import TensorRTSession
@@ -58,7 +59,8 @@ class TensorRTEngine:
             BackendMissing: When TensorRT, or a GPU it needs, is missing.
         """
         library = tensorrt_library.load()
-        built = tensorrt_build.build(library, self.options, request, progress)
+        with without_collection():
+            built = tensorrt_build.build(library, self.options, request, progress)
         path, manifest = tensorrt_plan.write(
             request.directory,
             built.plan,
@@ -114,5 +116,6 @@ class TensorRTEngine:
             plugins.append(BUILTIN)
         if BUILTIN in plugins:
             tensorrt_plugin_builtin.require_runtime()
-        tensorrt_plugins.load(library, plugins)
-        return TensorRTSession(library, self.options, artifact, manifest, device)
+        with without_collection():
+            tensorrt_plugins.load(library, plugins)
+            return TensorRTSession(library, self.options, artifact, manifest, device)

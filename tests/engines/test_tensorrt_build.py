@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -165,6 +166,18 @@ def test_an_unsupported_operator_is_named_with_its_module_and_a_remedy(build: Bu
     assert "node 'stranger' (DeformConv) of module 'encoder.layer.3.deform'" in said
     assert "No importer registered for op: DeformConv." in said
     assert "Rewrite it" in said
+
+
+def test_garbage_waits_until_the_library_no_longer_calls_back(tmp_path: Path, tensorrt: ModuleType) -> None:
+    # A builder freed in a call to the log waits for the log's own lock: the process hung.
+    model = onnx.parser.parse_model(FP16.replace("MatMul(x, w)", "Neg(x)"))
+    onnx.save(model, tmp_path / "model.onnx")
+    seen: list[bool] = []
+    request = BuildRequest(tmp_path / "model.onnx", tmp_path, {"batch": AxisRange(1, 2, 4)})
+    TensorRTEngine().build(request, lambda what, done, total: seen.append(gc.isenabled()))
+    assert seen
+    assert not any(seen)
+    assert gc.isenabled()
 
 
 def test_mixed_types_are_explained_without_the_librarys_internals(build: Build) -> None:
