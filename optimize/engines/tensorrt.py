@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from optimize.engines import (
+    collector,
     tensorrt_build,
     tensorrt_device,
     tensorrt_library,
@@ -13,7 +14,6 @@ from optimize.engines import (
     tensorrt_plugins,
 )
 from optimize.engines.base import Artifact, BuildRequest, Progress
-from optimize.engines.tensorrt_log import without_collection
 from optimize.engines.tensorrt_options import TensorRTOptions
 from optimize.engines.tensorrt_plugin_builtin import BUILTIN
 from optimize.engines.tensorrt_session import TensorRTSession
@@ -59,7 +59,7 @@ class TensorRTEngine:
             BackendMissing: When TensorRT, or a GPU it needs, is missing.
         """
         library = tensorrt_library.load()
-        with without_collection():
+        with collector.at_rest():
             built = tensorrt_build.build(library, self.options, request, progress)
         path, manifest = tensorrt_plan.write(
             request.directory,
@@ -116,6 +116,6 @@ class TensorRTEngine:
             plugins.append(BUILTIN)
         if BUILTIN in plugins:
             tensorrt_plugin_builtin.require_runtime()
-        with without_collection():
+        with collector.at_rest():
             tensorrt_plugins.load(library, plugins)
             return TensorRTSession(library, self.options, artifact, manifest, device)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from optimize.engines.base import Progress
@@ -58,22 +56,6 @@ def cleaned(message: str) -> str:
         match = _ERROR_CODE.match(line.strip())
         words.append(_SOURCE.sub(" ", match[1] if match else line).strip())
     return " ".join(word for word in words if word)
-
-
-@contextlib.contextmanager
-def without_collection() -> Iterator[None]:
-    """No cyclic garbage collection inside.
-
-    The library holds a lock while it calls back to log. A collection that starts in that call may free an object
-    of the library from an earlier failure, which logs as it goes, and waits for the lock for ever.
-    """
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def logger(api: Any, messages: Messages) -> Any:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import itertools
 import os
 import statistics
@@ -13,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from optimize.engines import collector
 from optimize.engines.base import Feeds, Progress, Session
 from optimize.errors import UsageError
 from optimize.evaluate import energy
@@ -83,7 +82,7 @@ def measure(
     calls: dict[str, Call] = {}
     warmups: dict[str, int] = {}
     latest: dict[str, float] = {}
-    with _collector_off():
+    with collector.at_rest():
         for index, (name, session) in enumerate(sessions.items()):
             tell(f"warming up {name}", index, len(sessions))
             calls[name] = session.prepare(feeds)
@@ -155,19 +154,6 @@ def _timed(call: Call, count: int) -> list[float]:
         call()
         taken.append((clock() - begin) / 1e6)
     return taken
-
-
-@contextlib.contextmanager
-def _collector_off() -> Iterator[None]:
-    """Python's garbage collector does not run while timing."""
-    was_on = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def _latency(
