@@ -20,24 +20,21 @@ def optimize(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
 
 
+def write(folder: Path, **manifest: object) -> Path:
+    built = {"flavour": "tensorrt_rtx", "version": "1.6.1.120", "model": "model.onnx", "model_sha256": "0" * 64}
+    path, _ = tensorrt_plan.write(folder, b"plan", {**built, **manifest})
+    return path
+
+
 @pytest.fixture
 def plan(tmp_path: Path) -> Path:
-    shapes = {"min": (1, 4), "opt": (8, 4), "max": (16, 4)}
-    path, _ = tensorrt_plan.write(
+    return write(
         tmp_path,
-        b"plan",
-        {
-            "flavour": "tensorrt_rtx",
-            "version": "1.6.1.120",
-            "model": "model.onnx",
-            "model_sha256": "0" * 64,
-            "device": Device(name="NVIDIA H200", compute_capability="9.0", driver="13.0"),
-            "inputs": ({"name": "x", "dtype": "float16", "shape": ("batch", 4)},),
-            "outputs": ({"name": "y", "dtype": "float16", "shape": ("batch", 2)},),
-            "profiles": ({"x": shapes},),
-        },
+        device=Device(name="NVIDIA H200", compute_capability="9.0", driver="13.0"),
+        inputs=({"name": "x", "dtype": "float16", "shape": ("batch", 4)},),
+        outputs=({"name": "y", "dtype": "float16", "shape": ("batch", 2)},),
+        profiles=({"x": {"min": (1, 4), "opt": (8, 4), "max": (16, 4)}},),
     )
-    return path
 
 
 def test_a_plan_shows_its_shapes_profiles_and_device(plan: Path) -> None:
@@ -68,19 +65,8 @@ def test_a_plan_beside_another_model_is_a_usage_error(plan: Path) -> None:
 
 def test_a_name_with_a_line_break_stays_in_its_line(tmp_path: Path) -> None:
     name = "x\nbuilt by      somebody else\x9b31m"
-    path, _ = tensorrt_plan.write(
-        tmp_path,
-        b"plan",
-        {
-            "flavour": "tensorrt_rtx",
-            "version": "1.6.1.120",
-            "model": "model.onnx",
-            "model_sha256": "0" * 64,
-            "device": None,
-            "inputs": ({"name": name, "dtype": "float16", "shape": (4,)},),
-            "outputs": (),
-        },
-    )
+    inputs = ({"name": name, "dtype": "float16", "shape": (4,)},)
+    path = write(tmp_path, device=None, inputs=inputs, outputs=())
     shown = optimize("inspect", str(path)).stdout
     assert shown.startswith("input   x\\nbuilt by      somebody else\\x9b31m: float16 [4]\n")
     text = optimize("inspect", str(path), "--json").stdout
