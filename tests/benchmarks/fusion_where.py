@@ -18,7 +18,8 @@ GROUPS = (PRODUCTS, ATTENTION, REST)
 MATRIX = ("Gemm", "MatMul", "FusedMatMul", "FusedGemm", "Conv", "FusedConv")
 FUSED_ATTENTION = ("Attention", "MultiHeadAttention", "GroupQueryAttention")
 OVER_SCORES = ("Softmax", "IsNaN", "Where", "MatMul", "FusedMatMul", "Add", "Mul", "Div")
-"""On values of rank 4 and more these are an attention's inside."""
+"""On two values of rank 4 and more these are an attention's inside, in a graph that has a softmax. The shapes that the
+profiler tells lack a product's packed weight."""
 
 TORCH_PRODUCTS = ("aten::addmm", "aten::mm", "aten::convolution", "mkldnn::", "aten::mkldnn", "aten::_convolution")
 TORCH_ATTENTION = (
@@ -39,21 +40,29 @@ def of_graph(path: Path, feeds: dict[str, np.ndarray[Any, Any]], threads: int) -
     for _ in range(CALLS):
         opened.run(None, feeds)
     log = Path(opened.end_profiling())
-    times: dict[tuple[str, str], list[float]] = {}
-    for event in json.loads(log.read_text()):
-        if event.get("cat") == "Node" and event["name"].endswith("kernel_time"):
-            times.setdefault((_group(event["args"]), event["name"]), []).append(event["dur"] / 1000)
+    events = [
+        event
+        for event in json.loads(log.read_text())
+        if event.get("cat") == "Node" and event["name"].endswith("kernel_time")
+    ]
     log.unlink()
+    attends = any(event["args"]["op_name"] == "Softmax" for event in events)
+    times: dict[tuple[str, str], list[float]] = {}
+    for event in events:
+        times.setdefault((_group(event["args"], attends), event["name"]), []).append(event["dur"] / 1000)
     found = dict.fromkeys(GROUPS, 0.0)
     for (group, _), values in times.items():
         found[group] += float(np.median(values))
     return found
 
 
-def _group(arguments: dict[str, Any]) -> str:
+def _group(arguments: dict[str, Any], attends: bool) -> str:
     operator = arguments["op_name"]
     ranks = [len(shape) for entry in arguments["input_type_shape"] for shape in entry.values()]
-    if operator in FUSED_ATTENTION or (operator in OVER_SCORES and min(ranks[:2], default=0) >= 4):
+    over_scores = operator in OVER_SCORES and min(ranks[:2], default=0) >= 4
+    if over_scores and operator in MATRIX and len(ranks) < 2:
+        over_scores = False
+    if operator in FUSED_ATTENTION or (attends and over_scores):
         return ATTENTION
     return PRODUCTS if operator in MATRIX else REST
 
