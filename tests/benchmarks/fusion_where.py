@@ -18,8 +18,8 @@ GROUPS = (PRODUCTS, ATTENTION, REST)
 MATRIX = ("Gemm", "MatMul", "FusedMatMul", "FusedGemm", "Conv", "FusedConv")
 FUSED_ATTENTION = ("Attention", "MultiHeadAttention", "GroupQueryAttention")
 OVER_SCORES = ("Softmax", "IsNaN", "Where", "MatMul", "FusedMatMul", "Add", "Mul", "Div")
-"""On two values of rank 4 and more these are an attention's inside, in a graph that has a softmax. The shapes that the
-profiler tells lack a product's packed weight."""
+"""On two values of rank 4 and more these are inside an attention, in a graph with a softmax. The profiler does not
+tell the shape of a product's packed weight."""
 
 TORCH_PRODUCTS = ("aten::addmm", "aten::mm", "aten::convolution", "mkldnn::", "aten::mkldnn", "aten::_convolution")
 TORCH_ATTENTION = (
