@@ -10,12 +10,13 @@ import onnx_ir as ir
 
 from passes import numerics
 from passes.base import PassFailed
-from passes.quantize._blocks import Blocks, quantize_blocks
+from passes.quantize._blocks import SYMMETRIC_ZERO, Blocks, quantize_blocks
 from passes.quantize._gptq import quantize_calibrated
 from passes.quantize._lazy import Parts, reading
 from passes.quantize._moments import Moments
 from passes.quantize._scales import Algorithm, chooser
 from passes.quantize._weights import Weight
+from passes.quantize._zero_blocks import silenced
 
 Array = npt.NDArray[Any]
 
@@ -113,13 +114,15 @@ class Int4Parts:
         return self._compute()
 
     def _as_columns(self, made: Blocks) -> dict[str, ir.TensorProtocol]:
-        channels = self._weight.shape[self._weight.channel_axis]
+        shape = (self._weight.shape[self._weight.channel_axis], self._blocks)
+        codes, scales = made.codes.reshape(*shape, self._block // 2), made.scales.reshape(shape)
+        points = None if made.zero_points is None else made.zero_points.reshape(shape)
+        zero = SYMMETRIC_ZERO * 0x11 if points is None else np.multiply(points, 0x11, dtype=np.uint8)
         tensors: dict[str, ir.TensorProtocol] = {
-            "codes": ir.Tensor(made.codes.reshape(channels, self._blocks, self._block // 2)),
-            "scales": ir.Tensor(made.scales.reshape(channels, self._blocks)),
+            "codes": ir.Tensor(codes),
+            "scales": ir.Tensor(silenced(codes, scales, zero)),
         }
-        if made.zero_points is not None:
-            points = made.zero_points.reshape(channels, self._blocks)
+        if points is not None:
             points = np.pad(points, ((0, 0), (0, self._blocks % 2)))
             tensors["zero_points"] = ir.Tensor(points[:, 0::2] | (points[:, 1::2] << 4))
         return tensors

@@ -14,6 +14,7 @@ from passes.quantize._blocks import SYMMETRIC_ZERO, quantize_blocks
 from passes.quantize._lazy import Parts, reading
 from passes.quantize._scales import from_range
 from passes.quantize._weights import Weight
+from passes.quantize._zero_blocks import silenced
 
 Array = npt.NDArray[Any]
 
@@ -84,7 +85,8 @@ class PlaneParts:
             rest -= self._restored(codes[-1], scales[-1])
         packed, steps = np.concatenate(codes, axis=1), np.concatenate(scales, axis=1)
         if self._by_column:
-            return {"codes": ir.Tensor(packed), "scales": ir.Tensor(steps)}
+            zero = SYMMETRIC_ZERO * 0x11
+            return {"codes": ir.Tensor(packed), "scales": ir.Tensor(silenced(packed, steps, zero))}
         elements = self._signed(packed)
         if weight.axis == 0:
             elements, steps = elements.T, np.ascontiguousarray(steps.T)

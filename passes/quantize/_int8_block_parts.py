@@ -12,6 +12,7 @@ from passes import numerics
 from passes.base import PassFailed
 from passes.quantize._lazy import Parts, reading
 from passes.quantize._weights import Weight
+from passes.quantize._zero_blocks import silenced
 
 ZERO = 128
 """What MatMulNBits subtracts from an 8-bit code where it is given no zero points."""
@@ -67,4 +68,4 @@ class Int8BlockParts:
         scale = numerics.symmetric_scale(np.abs(blocks).max(axis=2), numerics.INT8, scales.dtype)
         rounded = numerics.quantize(blocks, scale[:, :, None], numerics.INT8)
         codes[...] = (rounded.astype(np.int16) + ZERO).astype(np.uint8)
-        scales[...] = scale
+        scales[...] = silenced(codes, scale, ZERO)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -40,6 +40,8 @@ class QuantizeInt4(Pass):
 
     Weights stay lazy: each is read, quantized and written when the model is saved, one at a time.
     """
+
+    version: ClassVar[int] = 2
 
     ops: tuple[Literal["MatMul", "Gemm"], ...] = pydantic.Field(
         ("MatMul", "Gemm"), description="Operator types whose weights are quantized."

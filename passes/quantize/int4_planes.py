@@ -15,7 +15,7 @@ multiple of the block, Gemm with transA.
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 import onnx_ir as ir
 import pydantic
@@ -32,6 +32,8 @@ from passes.target import Target
 
 class QuantizeInt4Planes(Pass):
     """Store the weights of MatMul and Gemm as the sum of two 4-bit weights with block scales."""
+
+    version: ClassVar[int] = 2
 
     ops: tuple[Literal["MatMul", "Gemm"], ...] = pydantic.Field(
         ("MatMul", "Gemm"), description="Operator types whose weights are quantized."

@@ -14,7 +14,7 @@ weights that something else reads in floating point, Gemm with transA, or alpha 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import onnx_ir as ir
 import pydantic
@@ -31,6 +31,8 @@ class QuantizeInt8Blocks(Pass):
 
     Weights stay lazy: each is read, quantized and written when the model is saved, one at a time.
     """
+
+    version: ClassVar[int] = 2
 
     ops: tuple[Literal["MatMul", "Gemm"], ...] = pydantic.Field(
         ("MatMul", "Gemm"), description="Operator types whose weights are quantized."

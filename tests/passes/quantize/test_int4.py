@@ -338,3 +338,16 @@ def test_awq_without_calibration_data_says_what_to_do() -> None:
     assert QuantizeInt4(algorithm="awq").requires_calibration()
     with pytest.raises(PassFailed, match="Add `calibration`"):
         QuantizeInt4(algorithm="awq").apply(norm_model(), STANDARD)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("accuracy_level", [1, 4])
+def test_channels_of_zeros_give_exactly_zero(accuracy_level: int, symmetric: bool) -> None:
+    w = weight(2048, 48)
+    w[:, :24] = 0
+    model = model_of("y = MatMul(x, w)", inputs="float[m, 2048] x", w=w)
+    x = (np.random.default_rng(1).standard_normal((9, 2048)) * 30).astype(np.float32)
+    QuantizeInt4(algorithm="rtn", accuracy_level=accuracy_level, symmetric=symmetric).apply(model, ORT)
+    found = runner.run(model, {"x": x})["y"]
+    assert (found[:, :24] == 0).all()
+    assert np.abs(found[:, 24:] - x @ w[:, 24:]).max() < 0.2 * np.abs(x @ w[:, 24:]).max()

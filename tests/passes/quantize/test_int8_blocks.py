@@ -93,6 +93,16 @@ def test_integer_activations_stay_close() -> None:
     assert relative(runner.run(changed, {"x": X})["y"], X @ W) < 0.02
 
 
+def test_weights_of_zeros_give_exactly_zero() -> None:
+    half = W.copy()
+    half[:, :16] = 0
+    changed = model(MATMUL, w=half)
+    QuantizeInt8Blocks(accuracy_level=4).apply(changed, CONTEXT)
+    found = runner.run(changed, {"x": X * 100})["y"]
+    assert (found[:, :16] == 0).all()
+    assert (found[:, 16:] != 0).all()
+
+
 def test_half_precision_keeps_its_type() -> None:
     changed = model(MATMUL.replace("float[", "float16["), w=W.astype(np.float16))
     QuantizeInt8Blocks(accuracy_level=0).apply(changed, CONTEXT)
