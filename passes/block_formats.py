@@ -21,6 +21,9 @@ Float32 = npt.NDArray[np.float32]
 NVFP4_BLOCK = 16
 MX_BLOCK = 32
 
+_LEAST_EXPONENT = ((127 + 22) * 2 + 1) & 0xFF
+"""The low byte of a sum's exponent and first digit in `e2m1_codes` where P is 1."""
+
 LEAST_SCALE = float(ml_dtypes.finfo(ml_dtypes.float8_e4m3fn).smallest_subnormal)
 
 
@@ -47,9 +50,14 @@ def nvfp4_block_scale(amax: Array, global_scale: np.float32, highest: float = FP
         global_scale: The tensor's scale.
         highest: The element that `amax` becomes; 6 uses the whole grid, 4 the finer part of it.
     """
-    scale = np.asarray(amax, np.float32) / np.float32(highest) / global_scale
-    stored: Array = np.clip(scale, LEAST_SCALE, FP8_E4M3.highest).astype(FP8_E4M3.dtype)
+    stored: Array = nvfp4_block_step(amax, global_scale, highest).astype(FP8_E4M3.dtype)
     return stored
+
+
+def nvfp4_block_step(amax: Array, global_scale: np.float32, highest: float | Float32 = FP4_E2M1.highest) -> Float32:
+    """The same numbers in float32, which a cast to E4M3 leaves as they are; `highest` broadcasts."""
+    scale = np.asarray(amax, np.float32) / np.asarray(highest, np.float32) / global_scale
+    return round_e4m3(np.clip(scale, np.float32(LEAST_SCALE), np.float32(FP8_E4M3.highest)))
 
 
 def round_e2m1(steps: Float32) -> Float32:
@@ -66,6 +74,47 @@ def round_e2m1(steps: Float32) -> Float32:
     np.add(steps, power, out=steps)
     np.subtract(steps, power, out=steps)
     rounded: Float32 = np.clip(steps, np.float32(-6), np.float32(6), out=steps)
+    return rounded
+
+
+def e2m1_codes(steps: Float32) -> npt.NDArray[np.uint8]:
+    """The 4-bit codes of `round_e2m1(steps)`, one a byte, as a cast to `float4_e2m1fn` stores them.
+
+    Where a magnitude's spacing is half its own power of two P (1, 2 or 4), adding 1.5 * 2**22 * P leaves the
+    number of spacings in the sum's low bits and log2(P) in its exponent, and the code is that number + 2 * log2(P).
+
+    Args:
+        steps: Any shape; contiguous, without NaN; overwritten.
+    """
+    negative = np.signbit(steps).view(np.uint8)
+    np.abs(steps, out=steps)
+    np.clip(steps, np.float32(0), np.float32(6), out=steps)  # with scalars clip beats minimum and maximum
+    power = (steps.view(np.uint32) & np.uint32(0x7F800000)).view(np.float32)
+    np.clip(power, np.float32(1), np.float32(4), out=power)
+    np.multiply(power, np.float32(1.5 * 2**22), out=power)
+    np.add(steps, power, out=steps)
+    bits, exponent = steps.view(np.uint32), power.view(np.uint32)
+    np.right_shift(bits, np.uint32(22), out=exponent)
+    np.add(bits, exponent, out=bits)
+    codes = np.empty(steps.shape, np.uint8)
+    np.copyto(codes, bits, casting="unsafe")
+    np.subtract(codes, np.uint8(_LEAST_EXPONENT), out=codes)
+    np.multiply(negative, np.uint8(8), out=negative)
+    np.bitwise_or(codes, negative, out=codes)
+    return codes
+
+
+def round_e4m3(scale: Float32) -> Float32:
+    """The nearest E4M3 values, ties to even, of positive numbers up to 448, kept in float32.
+
+    What a cast to `float8_e4m3fn` gives, by the way of `round_e2m1`: the spacing is an eighth of the number's own
+    power of two, at least 2**-9.
+    """
+    power = (scale.view(np.uint32) & np.uint32(0x7F800000)).view(np.float32)
+    np.maximum(power, np.float32(2.0**-6), out=power)
+    np.multiply(power, np.float32(1.5 * 2**20), out=power)
+    rounded: Float32 = scale + power
+    np.subtract(rounded, power, out=rounded)
     return rounded
 
 

@@ -19,8 +19,8 @@ import onnx_ir as ir
 from passes.base import Pass, PassContext, PassFailed
 from passes.target import Target
 
-SAMPLE = (1024, 1024)
-"""Shape of the weight that is really quantized to learn the speed."""
+SAMPLE = (2048, 2048)
+"""Shape of the weight that is really quantized to learn the speed: enough tiles to occupy every core."""
 
 WARM_UP = (256, 256)
 

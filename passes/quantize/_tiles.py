@@ -39,14 +39,15 @@ def layout(shape: Sequence[int], axis: int, block: int) -> tuple[int, int, int]:
     return math.prod(shape[:axis]) * (shape[axis] // block), block, math.prod(shape[axis + 1 :])
 
 
-def tiles(outer: int, block: int, inner: int) -> list[Tile]:
-    """Cut `(outer, block, inner)` into tiles of about `TILE_ELEMENTS`, in memory order.
+def tiles(outer: int, block: int, inner: int, elements: int | None = None) -> list[Tile]:
+    """Cut `(outer, block, inner)` into tiles of about `elements` (None: `TILE_ELEMENTS`), in memory order.
 
     Columns are cut only at even places, so that two 4-bit elements never share a byte across tiles.
     """
-    columns = inner if inner % 2 else min(inner, max(512, TILE_ELEMENTS // block))
+    elements = elements or TILE_ELEMENTS
+    columns = inner if inner % 2 else min(inner, max(512, elements // block))
     columns += columns % 2 if inner % 2 == 0 else 0
-    rows = max(1, TILE_ELEMENTS // (block * columns))
+    rows = max(1, elements // (block * columns))
     return [
         (slice(row, min(row + rows, outer)), slice(column, min(column + columns, inner)))
         for row in range(0, outer, rows)

@@ -13,7 +13,7 @@ else reads in floating point, K not a multiple of the block.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import onnx_ir as ir
 import pydantic
@@ -36,6 +36,8 @@ class QuantizeFp4(Pass):
 
     Weights stay lazy: each is read, quantized and written when the model is saved, one at a time.
     """
+
+    version: ClassVar[int] = 2
 
     ops: tuple[Literal["MatMul", "Gemm"], ...] = pydantic.Field(
         ("MatMul", "Gemm"), description="Operator types whose weights are quantized."

@@ -18,6 +18,25 @@ def test_e2m1_rounding_is_the_casts_for_every_float16_and_every_tie() -> None:
     np.testing.assert_array_equal(block_formats.round_e2m1(steps), cast)
 
 
+def test_e2m1_codes_are_the_casts_for_every_float16_and_every_tie() -> None:
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    steps = every[np.isfinite(every)].astype(np.float32)
+    # Numbers beside a tie that float16 does not have: the last digit of a float32 decides.
+    ties = np.array([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5], np.float32)
+    beside = np.concatenate([np.nextafter(ties, np.float32(way)) for way in (0, 9)])
+    steps = np.concatenate([steps, beside, -beside, ties, -ties])
+    cast = np.clip(steps, -6, 6).astype(ml_dtypes.float4_e2m1fn)
+    np.testing.assert_array_equal(block_formats.e2m1_codes(steps.copy()), cast.view(np.uint8))
+
+
+def test_e4m3_rounding_is_the_casts_for_every_positive_float16_and_every_tie() -> None:
+    every = np.arange(1 << 15, dtype=np.uint16).view(np.float16).astype(np.float32)
+    scales = every[every <= 448]
+    scales = np.concatenate([scales, np.nextafter(scales, np.float32(0)), np.nextafter(scales, np.float32(448))])
+    cast = scales.astype(ml_dtypes.float8_e4m3fn).astype(np.float32)
+    np.testing.assert_array_equal(block_formats.round_e4m3(scales), cast)
+
+
 @settings(max_examples=100, deadline=None)
 @given(x=hnp.arrays(np.float32, (3, 32), elements=st.floats(-100, 100, width=32)))
 def test_an_nvfp4_round_trip_is_off_by_at_most_half_the_widest_gap(x: np.ndarray) -> None:
