@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 Run = Callable[[], object]
+Clock = Callable[[], float]
+"""Seconds: of the wall, or of the process's CPU time."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,13 +43,15 @@ ARRANGEMENTS = {
 }
 
 
-def measure(runs: Mapping[str, Run], rounds: int, turn: Turn) -> dict[str, np.ndarray]:
-    """Milliseconds per contender and round; the order turns by one every round."""
+def measure(
+    runs: Mapping[str, Run], rounds: int, turn: Turn, now: Clock = time.perf_counter
+) -> dict[str, np.ndarray]:
+    """Milliseconds of `now` per contender and round; the order turns by one every round."""
     samples: dict[str, list[float]] = {name: [] for name in runs}
     order = list(runs)
     for _ in range(rounds):
         for name in order:
-            samples[name].append(_take(runs[name], turn))
+            samples[name].append(_take(runs[name], turn, now))
         order = order[1:] + order[:1]
     return {name: np.array(values) for name, values in samples.items()}
 
@@ -55,19 +59,19 @@ def measure(runs: Mapping[str, Run], rounds: int, turn: Turn) -> dict[str, np.nd
 def alone(run: Run, rounds: int) -> np.ndarray:
     """Milliseconds of calls that follow each other, nobody else's between them."""
     time.sleep(0.1)
-    return np.array([_take(run, Turn(0.0, 0, 1)) for _ in range(rounds)])
+    return np.array([_take(run, Turn(0.0, 0, 1), time.perf_counter) for _ in range(rounds)])
 
 
-def _take(run: Run, turn: Turn) -> float:
+def _take(run: Run, turn: Turn, now: Clock) -> float:
     if turn.pause_s:
         time.sleep(turn.pause_s)
     for _ in range(turn.discarded):
         run()
     taken = []
     for _ in range(turn.timed):
-        started = time.perf_counter()
+        started = now()
         run()
-        taken.append((time.perf_counter() - started) * 1000)
+        taken.append((now() - started) * 1000)
     return float(np.median(taken))
 
 

@@ -15,7 +15,15 @@ CALLS = 8
 PRODUCTS, ATTENTION, REST = "matrix products and convolutions", "attention", "the rest"
 GROUPS = (PRODUCTS, ATTENTION, REST)
 
-MATRIX = ("Gemm", "MatMul", "FusedMatMul", "FusedGemm", "Conv", "FusedConv")
+INTEGER = (
+    "DynamicQuantizeMatMul",
+    "MatMulIntegerToFloat",
+    "MatMulInteger",
+    "QLinearMatMul",
+    "QGemm",
+    "QLinearConv",
+)
+MATRIX = ("Gemm", "MatMul", "FusedMatMul", "FusedGemm", "Conv", "FusedConv", "MatMulNBits", *INTEGER)
 FUSED_ATTENTION = ("Attention", "MultiHeadAttention", "GroupQueryAttention")
 OVER_SCORES = ("Softmax", "IsNaN", "Where", "MatMul", "FusedMatMul", "Add", "Mul", "Div")
 """On two values of rank 4 and more these are inside an attention, in a graph with a softmax. The profiler does not
