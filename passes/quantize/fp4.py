@@ -37,7 +37,7 @@ class QuantizeFp4(Pass):
     Weights stay lazy: each is read, quantized and written when the model is saved, one at a time.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     ops: tuple[Literal["MatMul", "Gemm"], ...] = pydantic.Field(
         ("MatMul", "Gemm"), description="Operator types whose weights are quantized."

@@ -14,7 +14,7 @@ that something else reads in floating point, K not a multiple of the block, inpu
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -40,6 +40,8 @@ class QuantizeFp8(Pass):
 
     Weights stay lazy: each is read, quantized and written when the model is saved, one at a time.
     """
+
+    version: ClassVar[int] = 2
 
     ops: tuple[Literal["MatMul", "Gemm", "Conv"], ...] = pydantic.Field(
         ("MatMul", "Gemm", "Conv"), description="Operator types that are quantized."

@@ -14,7 +14,7 @@ functions, weights that are all zero or not finite, activations that calibration
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import onnx_ir as ir
 import pydantic
@@ -34,6 +34,8 @@ from passes.target import Target
 
 class QuantizeInt8(Pass):
     """Quantize weighted layers to INT8."""
+
+    version: ClassVar[int] = 2
 
     activations: Literal["dynamic", "static"] = pydantic.Field(
         default="dynamic",
