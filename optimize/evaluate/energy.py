@@ -36,7 +36,11 @@ class Meter(Protocol):
     source: str
 
     def joules(self) -> float:
-        """Energy since the first reading or any earlier moment; only differences mean something."""
+        """Energy since the first reading or any earlier moment; only differences mean something.
+
+        Raises:
+            BackendMissing: When the counter does not answer any more.
+        """
 
 
 class Rapl:
@@ -57,7 +61,10 @@ class Rapl:
 
     def joules(self) -> float:
         """Since the first reading; a counter that began anew at its range's end is seen as one that went on."""
-        now = self._read()
+        try:
+            now = self._read()
+        except OSError as error:
+            raise BackendMissing(f"{error.filename} could not be read again ({error.strerror})") from None
         for before, after, whole in zip(self._last, now, self._ranges, strict=True):
             self._total += after - before if after >= before else after - before + whole
         self._last = now
@@ -92,7 +99,10 @@ class Nvml:
 
     def joules(self) -> float:
         """Since the driver was loaded."""
-        return float(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)) / 1e3
+        try:
+            return float(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)) / 1e3
+        except self._nvml.NVMLError as error:
+            raise BackendMissing(f"NVML could not read this GPU's energy again ({error})") from None
 
 
 def meters(device: Literal["cpu", "cuda"], powercap: Path = POWERCAP) -> tuple[tuple[Meter, ...], str]:
@@ -137,31 +147,50 @@ def _packages(powercap: Path) -> list[Path]:
     return found
 
 
-def use(call: Callable[[], object], meters: Sequence[Meter], samples: int) -> tuple[Energy, ...]:
+def use(
+    call: Callable[[], object], meters: Sequence[Meter], samples: int
+) -> tuple[tuple[Energy, ...], tuple[str, ...]]:
     """Run without a pause for `SECONDS` and read every meter before and after.
 
     Args:
         call: One run; returns when its result is there.
         meters: As `meters` gives them.
         samples: Rows of the batch in one run.
+
+    Returns:
+        One entry per meter that could be read both times, and a sentence for each other one: a counter that goes
+        away takes nothing but its own figure with it.
     """
-    if not meters:
-        return ()
-    before = [meter.joules() for meter in meters]
+    problems: list[str] = []
+    before = _read(meters, problems)
+    if not before:
+        return (), tuple(problems)
     started, runs = time.monotonic(), 0
     while runs < LEAST_RUNS or time.monotonic() - started < SECONDS:
         call()
         runs += 1
     seconds = time.monotonic() - started
-    taken = [meter.joules() - start for meter, start in zip(meters, before, strict=True)]
-    return tuple(
+    after = _read(list(before), problems)
+    used = tuple(
         Energy(
             device=meter.device,
             source=meter.source,
-            joules_per_sample=joules / (runs * samples),
-            watts=joules / seconds,
+            joules_per_sample=(joules - before[meter]) / (runs * samples),
+            watts=(joules - before[meter]) / seconds,
             runs=runs,
             seconds=seconds,
         )
-        for meter, joules in zip(meters, taken, strict=True)
+        for meter, joules in after.items()
     )
+    return used, tuple(problems)
+
+
+def _read(meters: Sequence[Meter], problems: list[str]) -> dict[Meter, float]:
+    """What every meter shows now; one that does not answer goes to `problems` instead."""
+    shown: dict[Meter, float] = {}
+    for meter in meters:
+        try:
+            shown[meter] = meter.joules()
+        except BackendMissing as error:
+            problems.append(f"{meter.device}: {error.message}")
+    return shown

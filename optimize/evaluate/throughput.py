@@ -99,9 +99,11 @@ def measure(
                 break
         samples = _samples(feeds)
         used: dict[str, tuple[Energy, ...]] = {}
+        missing = dict.fromkeys(filter(None, [energy_missing]))
         for done, name in enumerate(calls if meters else ()):
             tell("metering energy", done, len(calls))
-            used[name] = energy.use(calls[name], meters, samples)
+            used[name], problems = energy.use(calls[name], meters, samples)
+            missing |= dict.fromkeys(problems)
     allowed = threads or usable_cores()
     return ThroughputResult(
         shapes={name: tuple(array.shape) for name, array in feeds.items()},
@@ -112,7 +114,7 @@ def measure(
             )
             for name in calls
         ),
-        energy_missing=energy_missing,
+        energy_missing="; ".join(missing),
         speedups=tuple(_speedups(rounds, rng)),
         notes=tuple(_notes(rounds, sessions, runs, allowed)),
     )

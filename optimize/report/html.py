@@ -74,6 +74,7 @@ def _facts(report: Report) -> dict[str, Any]:
         "flips": _flips(report),
         "flip_sentence": headline.flips(final) if final else "",
         "metered": rows.metered(report),
+        "energy_sources": rows.energy_sources(report),
         "front": points,
         "pareto": pareto.plot(points, report.sweep.label if report.sweep else "optimized"),
         "pareto_heads": pareto.HEADS,

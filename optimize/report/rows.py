@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from optimize.facts import AccuracyResult, LayerFact, PassRecord
+from optimize.facts import AccuracyResult, Energy, LayerFact, PassRecord
 from optimize.report import wording
 from optimize.report.headline import worst
 from optimize.report.model import Report
@@ -79,8 +79,18 @@ def _counts(before: Mapping[str, int], after: Mapping[str, int]) -> tuple[CountR
 
 def metered(report: Report) -> tuple[str, ...]:
     """The devices whose energy was measured."""
+    return tuple(dict.fromkeys(used.device for used in _energies(report)))
+
+
+def energy_sources(report: Report) -> tuple[str, ...]:
+    """Who counted the energy, and what."""
+    return tuple(dict.fromkeys(used.source for used in _energies(report)))
+
+
+def _energies(report: Report) -> Iterator[Energy]:
+    """Of every contender; one whose counter went away has none."""
     timed = report.throughput.contenders if report.throughput else ()
-    return tuple(dict.fromkeys(used.device for item in timed for used in item.energy))
+    return (used for item in timed for used in item.energy)
 
 
 def rewrites(record: PassRecord) -> int:

@@ -59,7 +59,8 @@ def test_a_run_costs_its_share_of_what_was_counted(tmp_path: Path, monkeypatch: 
     tree = Tree(tmp_path)
     ticks = itertools.count(step=0.5)
     monkeypatch.setattr(energy.time, "monotonic", lambda: next(ticks))
-    (found,) = energy.use(lambda: tree.spend(6.0), energy.meters("cpu", tmp_path)[0], samples=8)
+    (found,), problems = energy.use(lambda: tree.spend(6.0), energy.meters("cpu", tmp_path)[0], samples=8)
+    assert problems == ()
     assert found.runs >= energy.LEAST_RUNS
     assert found.joules_per_sample == pytest.approx(6.0 / 8)
     assert found.watts == pytest.approx(6.0 * found.runs / found.seconds)
@@ -69,7 +70,20 @@ def test_without_counters_nothing_runs_and_the_reason_is_told(tmp_path: Path) ->
     found, missing = energy.meters("cpu", tmp_path)
     assert found == ()
     assert missing.startswith(f"CPU: no package counter under {tmp_path}")
-    assert energy.use(lambda: pytest.fail("it ran"), found, samples=1) == ()
+    assert energy.use(lambda: pytest.fail("it ran"), found, samples=1) == ((), ())
+
+
+def test_a_counter_that_goes_away_while_it_is_read_takes_only_its_own_figure(tmp_path: Path) -> None:
+    steady, leaving = Tree(tmp_path / "steady"), Tree(tmp_path / "leaving")
+    meters = [energy.meters("cpu", folder)[0][0] for folder in (tmp_path / "steady", tmp_path / "leaving")]
+
+    def call() -> None:
+        steady.spend(1.0)
+        (leaving.folders[0] / "energy_uj").unlink(missing_ok=True)
+
+    (found,), problems = energy.use(call, meters, samples=1)
+    assert found.joules_per_sample == pytest.approx(1.0)
+    assert problems == (f"CPU: {leaving.folders[0]}/energy_uj could not be read again (No such file or directory)",)
 
 
 def test_a_gpu_that_cannot_be_asked_is_named_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,8 @@ import onnx.parser
 import pytest
 
 from optimize.engines.onnxruntime_session import OnnxRuntimeSession, open_onnx
-from optimize.errors import UsageError
-from optimize.evaluate import memory
+from optimize.errors import BackendMissing, UsageError
+from optimize.evaluate import energy, memory
 from optimize.evaluate.intervals import ratio_of_medians
 from optimize.evaluate.throughput import measure
 
@@ -180,3 +180,26 @@ def test_a_single_run_of_each_tells_nothing_of_which_is_faster() -> None:
     assert len(result.contenders[0].samples_ms) < 4
     assert not result.speedups[0].is_significant
     assert any("say nothing of which is faster" in note for note in result.notes)
+
+
+class Leaving:
+    """A counter that shows one figure and then goes away."""
+
+    device, source = "CPU", "a test"
+
+    def __init__(self) -> None:
+        self.shown = 0
+
+    def joules(self) -> float:
+        self.shown += 1
+        if self.shown > 1:
+            raise BackendMissing("it went away")
+        return 0.0
+
+
+def test_a_counter_that_goes_away_leaves_the_timing_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(energy, "SECONDS", 0.0)
+    sessions, _ = spinning(original=0.0002, optimized=0.0001)
+    result = measure(sessions, {"x": X}, runs=10, seconds=5, meters=[Leaving()], energy_missing="GPU: none here")
+    assert all(item.samples_ms and not item.energy for item in result.contenders)
+    assert result.energy_missing == "GPU: none here; CPU: it went away"

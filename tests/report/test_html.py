@@ -167,6 +167,16 @@ def test_energy_is_shown_with_its_counter_or_with_the_reason_why_not() -> None:
     assert "Energy not measured here. CPU: no &lt;counter&gt;." in text
 
 
+def test_a_contender_whose_counter_went_away_has_an_empty_cell() -> None:
+    throughput = reports.passing().throughput
+    assert throughput is not None
+    first, *others = throughput.contenders
+    partly = throughput.model_copy(update={"contenders": (first.model_copy(update={"energy": ()}), *others)})
+    text = page.render(reports.passing(throughput=partly))
+    assert "CPU energy a sample" in text
+    assert "the counter of the whole device (RAPL" in text
+
+
 def _luminance(colour: str) -> float:
     """WCAG 2's relative luminance of #rrggbb."""
     parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
