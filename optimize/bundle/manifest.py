@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
 import pydantic
 
+from optimize import foreign_files
 from optimize.errors import UsageError
 from optimize.report import headline
 from optimize.report.model import Report
@@ -140,9 +140,9 @@ def parse(text: str | bytes, origin: str) -> Manifest:
         UsageError: When it is none, or of another schema version.
     """
     try:
-        data = json.loads(text)
-    except (ValueError, RecursionError):
-        raise UsageError(f"{origin}: {NAME} is not JSON.") from None
+        data = foreign_files.json_data(text)
+    except ValueError as error:
+        raise UsageError(f"{origin}: {NAME} is not JSON ({error}).") from None
     version = data.get("schema_version") if isinstance(data, dict) else None
     if version != SCHEMA_VERSION:
         raise UsageError(f"{origin}: expected a manifest of schema_version {SCHEMA_VERSION}, got {version!r}.")

@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from optimize import foreign_files
 from optimize.bundle import archive
 from optimize.bundle import manifest as manifests
 from optimize.bundle.manifest import Entry, Manifest
@@ -56,9 +57,7 @@ def _pass_over(entry: Entry, chunks: Iterator[bytes]) -> None:
 def _folder(folder: Path) -> tuple[Manifest, list[str]]:
     file = folder / manifests.NAME
     try:
-        if file.stat().st_size > manifests.MAXIMUM_BYTES:
-            raise UsageError(f"{file}: too large for a manifest.")
-        manifest = manifests.parse(file.read_bytes(), str(folder))
+        manifest = manifests.parse(foreign_files.content(file, manifests.MAXIMUM_BYTES), str(folder))
     except OSError as error:
         raise UsageError(
             f"{file}: {error.strerror}.", hint="Give a folder or archive that `optimize bundle` wrote."

@@ -98,6 +98,13 @@ def main() -> None:
         # The command-line library turns a closed pipe into SystemExit(1), which here would mean a failed gate.
         _forget_output()
         code = errors.PIPE_CLOSED
+    except OSError as error:
+        # A disk that is full, a folder that may not be written: the machine's doing, and no defect.
+        if settings.debug:
+            _trace()
+        place = f"'{error.filename}': " if error.filename is not None else ""
+        console.err(f"error: {place}{error.strerror or error}.")
+        code = errors.STAGE_FAILED
     except Exception as error:
         code = _unexpected(error)
     sys.exit(code)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pydantic
 
+from optimize import foreign_files
 from optimize.errors import UsageError
 from optimize.facts import AccuracyResult, Environment, Fact, GateResult, LayerFact, ModelFacts, ThroughputResult
 
@@ -41,7 +41,7 @@ def load(path: Path) -> dict[str, Any]:
     """
     file = path / "report.json" if path.is_dir() else path
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
+        data = foreign_files.json_data(foreign_files.content(file, foreign_files.LARGEST_REPORT))
     except OSError as error:
         raise UsageError(f"cannot read the report '{file}' ({error.strerror}).", hint=HINT) from error
     except ValueError as error:

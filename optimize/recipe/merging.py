@@ -5,18 +5,21 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any
 
+from optimize import foreign_files
 from optimize.errors import UsageError
 from optimize.recipe.engine_section import ENGINE, in_full
 from optimize.recipe.faults import Faults
 from optimize.recipe.gate_list import GATES, flatten
-from optimize.recipe.nodes import Node, read
+from optimize.recipe.nodes import MAXIMUM_DEPTH, Node, read
 
 EXTENDS = "extends"
 BASE = "base"
 NAMED_IN = "file"
 """`base: {file: NAME}`: the folder is the first line of a file beside the recipe."""
+
+LONGEST_NAMING = 1 << 16
+"""Bytes of such a file; systems take a sixteenth of that for a path."""
 
 
 def compose(path: Path, faults: Faults) -> Node:
@@ -60,6 +63,9 @@ class _Composer:
             place = parent.place
             folder = path.parent
             below = folder / str(parent.value)
+            if len(open_files) == MAXIMUM_DEPTH:
+                self.faults.add((EXTENDS,), f"more than {MAXIMUM_DEPTH} recipes on top of each other", place)
+                self.faults.raise_any()
             if below.resolve() in (*open_files, real):
                 chain = " → ".join(item.name for item in (*open_files, real, below.resolve()))
                 self.faults.add((EXTENDS,), f"extends itself: {chain}", place)
@@ -86,13 +92,18 @@ class _Composer:
         if listed is None or listed.value is None:
             return ()
         entries = listed.value if isinstance(listed.value, tuple) else (listed,)
+        found: list[Node] = []
         for entry in entries:
             if not isinstance(entry.value, str):
                 message = f"expected a file name or a list of them, got {entry.kind()}"
                 self.faults.add((EXTENDS,), message, entry.place)
             elif "${" in entry.value:
                 self.faults.add((EXTENDS,), "variables cannot be used here", entry.place)
-        return tuple(entry for entry in entries if isinstance(entry.value, str) and "${" not in entry.value)
+            elif "\0" in entry.value:
+                self.faults.add((EXTENDS,), f"no file can be called {entry.kind()}", entry.place)
+            else:
+                found.append(entry)
+        return tuple(found)
 
     def rebased(self, node: Node) -> Node:
         """The tree with `base:`, a folder from the file's own, as what its relative paths start from."""
@@ -106,14 +117,16 @@ class _Composer:
             self.faults.add((BASE,), f"expected a folder, got {base.kind()}", base.place)
         return node
 
-    def _named_folder(self, base: Node) -> Any:
+    def _named_folder(self, base: Node) -> str | None:
         """The folder in the first line of the file that `base: {file: NAME}` names; None when it is not there."""
-        name = base.mapping[NAMED_IN].value
-        if not isinstance(name, str):
-            return name
-        file = base.place.folder / name
+        named = base.mapping[NAMED_IN]
+        if not isinstance(named.value, str):
+            self.faults.add((BASE, NAMED_IN), f"expected a file's name, got {named.kind()}", named.place)
+            return None
+        file = base.place.folder / named.value
         try:
-            return file.read_text(encoding="utf-8").partition("\n")[0].strip() or "."
+            text = foreign_files.content(file, LONGEST_NAMING).decode("utf-8")
+            return text.partition("\n")[0].strip() or "."
         except (OSError, ValueError):  # no text, or a name that no file can have
             what = f"there is no readable file '{file}' that names the folder; write the folder here instead"
             self.faults.add((BASE,), what, base.place)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
 
+from optimize import foreign_files
 from optimize.errors import Fault, RecipeError, UsageError
+from optimize.foreign_files import LARGEST_WHOLE
 
 MAXIMUM_BYTES = 1 << 20
 """A recipe is a page or two; a file above this is something else."""
@@ -107,13 +110,13 @@ def read(path: Path, shown: str) -> Node:
         RecipeError: When it is not the strict YAML that recipes are written in.
     """
     try:
-        size = path.stat().st_size
-        content = path.read_bytes() if path.is_file() and size <= MAXIMUM_BYTES else None
+        content = foreign_files.content(path, MAXIMUM_BYTES)
     except OSError as error:
+        if error.errno in (errno.EFBIG, errno.EINVAL, errno.EISDIR):
+            raise UsageError(
+                f"{shown}: not a recipe: {error.strerror}.", hint="Give a recipe's YAML file."
+            ) from None
         raise UsageError(f"{shown}: cannot be read: {error.strerror}.", hint="Check the path.") from None
-    if content is None:
-        why = "it is not a file" if not path.is_file() else f"{size} bytes, at most {MAXIMUM_BYTES} are read"
-        raise UsageError(f"{shown}: not a recipe: {why}.", hint="Give a recipe's YAML file.")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -188,12 +191,23 @@ class _Reader:
             items = (self.convert(item, f"{path}[{i}]", depth + 1) for i, item in enumerate(node.value))
             return Node(tuple(items), place)
         if isinstance(node, ScalarNode) and node.tag in _SCALARS:
-            return Node(self.yaml.constructor.construct_object(node), place)
+            return Node(self.scalar(node, path), place)
         if isinstance(node, ScalarNode) and node.tag == _CORE + "timestamp":
             return Node(node.value, place)
         tag = str(node.tag).replace(_CORE, "!!")
         self.fault(path, f"the tag '{tag}' is not taken; recipes hold plain data only", node)
         return Node(None, place)
+
+    def scalar(self, node: ScalarNode, path: str) -> Scalar:
+        """The value of a scalar; a whole number that no count, size or seed comes near is refused."""
+        try:
+            value: Scalar = self.yaml.constructor.construct_object(node)
+        except ValueError:  # Python reads no more than some thousand digits
+            value = LARGEST_WHOLE + 1
+        if isinstance(value, int) and abs(value) > LARGEST_WHOLE:
+            self.fault(path, "a whole number of more than 64 bits", node)
+            return None
+        return value
 
     def convert_mapping(self, node: MappingNode, path: str, depth: int, place: Place) -> Node:
         entries: dict[str, Node] = {}

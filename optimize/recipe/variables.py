@@ -7,7 +7,7 @@ from pathlib import Path as FilePath
 
 from optimize.errors import RecipeError
 from optimize.recipe.faults import Faults, Path, did_you_mean
-from optimize.recipe.nodes import Node, Place, parse
+from optimize.recipe.nodes import MAXIMUM_BYTES, MAXIMUM_DEPTH, MAXIMUM_NODES, Node, Place, parse
 
 VARIABLES = "variables"
 _REFERENCE = re.compile(r"\$(?:\$\{|\{([^{}]*)\})")
@@ -65,6 +65,8 @@ class _Substitution:
         self.known = known
         self.faults = faults
         self.used: set[str] = set()
+        self.look_ups = 0
+        self.written = 0
 
     def walk(self, node: Node, path: Path, within: tuple[str, ...]) -> Node:
         """The node with its references replaced; `within` are the variables being replaced around it."""
@@ -103,6 +105,8 @@ class _Substitution:
                 folder = Place(node.place.file, node.place.line, node.place.column, found.place.folder)
             pieces.append(str(found.value) if not isinstance(found.value, bool) else found.kind())
         pieces.append(text[end:])
+        self.written += sum(map(len, pieces))
+        self.stop_when(self.written > MAXIMUM_BYTES, f"more than {MAXIMUM_BYTES:,} characters of", path, node)
         if "${" in _REFERENCE.sub("", text):
             self.faults.add(path, "'${' without '}'; write '$${' for a plain one", node.place)
         return Node("".join(pieces), folder)
@@ -110,6 +114,9 @@ class _Substitution:
     def look_up(self, name: str, node: Node, path: Path, within: tuple[str, ...]) -> Node | None:
         """The variable's value, itself with references replaced; None, with a fault, when it has none."""
         self.used.add(name)
+        self.look_ups += 1
+        self.stop_when(self.look_ups > MAXIMUM_NODES, f"more than {MAXIMUM_NODES:,} uses of", path, node)
+        self.stop_when(len(within) > MAXIMUM_DEPTH, f"more than {MAXIMUM_DEPTH} levels of", path, node)
         if name in within:
             chain = " → ".join((*within, name))
             self.faults.add(path, f"the variable '{name}' uses itself: {chain}", node.place)
@@ -123,3 +130,13 @@ class _Substitution:
         value = self.walk(found, path, (*within, name))
         at = Place(node.place.file, node.place.line, node.place.column, found.place.folder)
         return Node(value.value, at, dict.fromkeys(value.mapping, at))
+
+    def stop_when(self, is_too_much: bool, what: str, path: Path, node: Node) -> None:
+        """Variables that use variables twice each double with every level: end before memory or patience does.
+
+        Raises:
+            RecipeError: With all faults so far.
+        """
+        if is_too_much:
+            self.faults.add(path, f"{what} variables within variables", node.place)
+            self.faults.raise_any()

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pydantic
 
+from optimize import foreign_files
 from optimize.errors import UsageError
 from optimize.report.model import SCHEMA_VERSION, Report
-
-MAXIMUM_BYTES = 256_000_000
-"""A report holds figures, not weights; a larger file is something else."""
 
 
 def read(path: Path) -> Report:
@@ -22,9 +19,7 @@ def read(path: Path) -> Report:
     """
     file = path / "report.json" if path.is_dir() else path
     try:
-        if file.stat().st_size > MAXIMUM_BYTES:
-            raise UsageError(f"{file}: {file.stat().st_size:,} bytes is too large for a report.")
-        text = file.read_text(encoding="utf-8")
+        text = foreign_files.content(file, foreign_files.LARGEST_REPORT).decode("utf-8")
     except OSError as error:
         raise UsageError(f"{file}: {error.strerror}.", hint="Give a report.json or its folder.") from None
     except UnicodeDecodeError:
@@ -39,8 +34,8 @@ def parse(text: str, origin: str) -> Report:
         UsageError: As `read`.
     """
     try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        data = foreign_files.json_data(text)
+    except ValueError as error:
         raise UsageError(f"{origin}: not JSON ({error}).") from None
     version = data.get("schema_version") if isinstance(data, dict) else None
     if version != SCHEMA_VERSION:

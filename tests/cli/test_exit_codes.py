@@ -63,3 +63,13 @@ def test_a_defect_of_ours_is_neither_1_nor_a_traceback() -> None:
     assert result.returncode == 70
     assert "internal error: ZeroDivisionError" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_what_the_machine_refuses_is_no_defect_of_ours(tmp_path: Path) -> None:
+    long = tmp_path / "long.yaml"
+    long.write_text(f"source: {{kind: onnx, path: '{'a' * 5000}'}}\n")
+    result = optimize("check", str(long))
+    assert result.returncode == 4, result.stderr
+    assert result.stderr.startswith("error: ")
+    assert "File name too long" in result.stderr
+    assert "defect" not in result.stderr

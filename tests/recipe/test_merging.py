@@ -71,6 +71,31 @@ def test_a_folder_that_no_readable_file_names_is_a_fault(write: Write, name: str
         load(write(f"base: {{file: {name}}}\n"))
 
 
+@pytest.mark.parametrize("value", ["null", "3", "[a]", "{b: c}"])
+def test_what_cannot_name_a_file_that_names_the_folder_is_a_fault(write: Write, value: str) -> None:
+    with pytest.raises(RecipeError, match=r"base\.file: expected a file's name, got"):
+        load(write(f"base: {{file: {value}}}\n"))
+
+
+def test_an_endless_file_is_not_read_for_the_folder(write: Write) -> None:
+    with pytest.raises(RecipeError, match="there is no readable file '/dev/zero'"):
+        load(write("base: {file: /dev/zero}\n"))
+
+
+def test_a_tower_of_recipes_ends_somewhere(write: Write) -> None:
+    for floor in range(200):
+        write(f"extends: r{floor + 1}.yaml\n", f"r{floor}.yaml", whole=True)
+    write("", "r200.yaml")
+    assert load(write("extends: r140.yaml\n")).source.kind == "onnx"
+    with pytest.raises(RecipeError, match="more than 64 recipes on top of each other"):
+        load(Path("r0.yaml"))
+
+
+def test_a_name_that_no_file_can_have_is_a_fault(write: Write) -> None:
+    with pytest.raises(RecipeError, match="extends: no file can be called"):
+        load(write('extends: "a\\0b"\n'))
+
+
 def test_an_absolute_path_stays(write: Write) -> None:
     write("calibration: {data: /data/a.npz}\n", "lib/one.yaml", whole=True)
     recipe = load(write("extends: lib/one.yaml\n"))

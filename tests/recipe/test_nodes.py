@@ -119,10 +119,12 @@ def test_files_that_are_no_recipe_are_refused_by_name(tmp_path: Path) -> None:
     large.write_bytes(b"a" * (MAXIMUM_BYTES + 1))
     binary = tmp_path / "binary.yaml"
     binary.write_bytes(b"a: 1\nb: \xff\xfe\n")
-    with pytest.raises(UsageError, match="at most 1048576 are read"):
+    with pytest.raises(UsageError, match="not a recipe: it has more than 1,048,576 bytes"):
         read(large, "large.yaml")
-    with pytest.raises(UsageError, match="it is not a file"):
+    with pytest.raises(UsageError, match="not a recipe: Is a directory"):
         read(tmp_path, "folder")
+    with pytest.raises(UsageError, match="not a recipe: it is no plain file"):
+        read(Path("/dev/zero"), "zero")
     with pytest.raises(UsageError, match=r"none.yaml: cannot be read: No such file"):
         read(tmp_path / "none.yaml", "none.yaml")
     with pytest.raises(RecipeError, match=r"binary.yaml:2:1: not UTF-8 text"):
@@ -133,3 +135,9 @@ def test_a_byte_order_mark_is_not_part_of_the_first_key(tmp_path: Path) -> None:
     path = tmp_path / "bom.yaml"
     path.write_text("name: x\n", encoding="utf-8-sig")
     assert read(path, "bom.yaml").plain() == {"name": "x"}
+
+
+@pytest.mark.parametrize("digits", ["1" * 6000, "-" + "1" * 40, "0b" + "1" * 20_000, "0o" + "7" * 20_000])
+def test_a_whole_number_without_end_is_refused(digits: str) -> None:
+    assert faults(f"seed: {digits}\n") == ["r.yaml:1:7: seed: a whole number of more than 64 bits"]
+    assert parse(f"seed: {2**64}\n", HERE).plain() == {"seed": 2**64}

@@ -89,3 +89,24 @@ def test_a_path_that_begins_with_a_variable_starts_where_that_was_written(write:
     recipe = load(write("extends: ../lib/base.yaml\ncalibration: {data: '${root}/a.npz'}\n", "recipes/r.yaml"))
     assert recipe.calibration is not None
     assert (recipe.base / recipe.calibration.data).resolve() == tmp_path / "lib/data/a.npz"
+
+
+def doubled(levels: int, value: str) -> str:
+    lines = [f"  a{level}: {value.format(below=f'${{a{level - 1}}}')}\n" for level in range(1, levels)]
+    return "variables:\n  a0: xxxxxxxxxx\n" + "".join(lines)
+
+
+def test_text_that_doubles_with_every_variable_is_stopped(faults: Faults) -> None:
+    (fault,) = faults(doubled(40, "'{below}{below}'") + "output: ${a39}\n")
+    assert fault.endswith("output: more than 1,048,576 characters of variables within variables")
+
+
+def test_lists_that_double_with_every_variable_are_stopped(faults: Faults) -> None:
+    (fault,) = faults(doubled(40, "['{below}', '{below}']") + "evaluate: {arguments: {x: '${a39}'}}\n")
+    assert fault.endswith("more than 20,000 uses of variables within variables")
+
+
+def test_a_chain_of_variables_ends_somewhere(faults: Faults, write: Write) -> None:
+    assert load(write(doubled(60, "'{below}'") + "output: ${a59}\n")).output == "xxxxxxxxxx"
+    (fault,) = faults(doubled(3000, "'{below}'") + "output: ${a2999}\n")
+    assert fault.endswith("output: more than 64 levels of variables within variables")
