@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
+
+Finite = Annotated[float, pydantic.Field(allow_inf_nan=False)]
+Seconds = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
+Milliseconds = Seconds
+Ratio = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
+Bytes = Annotated[int, pydantic.Field(ge=0)]
+"""Reports are drawn from these, and divided by them; whatever else a file says is no report."""
 
 
 class Fact(pydantic.BaseModel):
@@ -38,8 +45,8 @@ class OutputAccuracy(Fact):
     mean_abs: float | None = None
     relative_l2: float | None = None
     sqnr_db: float | None = None
-    cosine: float | None = None
-    cosine_min: float | None = None
+    cosine: Finite | None = None
+    cosine_min: Finite | None = None
     nan: int = 0
     inf: int = 0
     top1_agreement: float | None = None
@@ -150,14 +157,14 @@ class Latency(Fact):
     contender: str
     title: str
     device: str | None = None
-    samples_ms: tuple[float, ...]
+    samples_ms: tuple[Milliseconds, ...]
     warmup_runs: int
-    mean_ms: float
-    p50_ms: float
-    p90_ms: float | None = None
-    p99_ms: float | None = None
+    mean_ms: Milliseconds
+    p50_ms: Milliseconds
+    p90_ms: Milliseconds | None = None
+    p99_ms: Milliseconds | None = None
     throughput_per_s: float
-    peak_memory_bytes: int | None = None
+    peak_memory_bytes: Bytes | None = None
     energy: tuple[Energy, ...] = ()
     details: dict[str, Any] = {}
 
@@ -169,7 +176,7 @@ class Latency(Fact):
 
 
 class Speedup(Fact):
-    """How much faster `faster` is than `slower`: ratio of medians with a bootstrap confidence interval.
+    """How much faster `of` is than `over`: ratio of medians with a bootstrap confidence interval.
 
     Attributes:
         ratio: latency(over) / latency(of); above 1 means `of` is faster.
@@ -179,9 +186,9 @@ class Speedup(Fact):
 
     of: str
     over: str
-    ratio: float
-    low: float
-    high: float
+    ratio: Ratio
+    low: Ratio
+    high: Ratio
     is_significant: bool
 
 
@@ -244,48 +251,11 @@ class ModelFacts(Fact):
     nodes: int
     ops: dict[str, int]
     parameters: int
-    weight_bytes: dict[str, int]
-    size_bytes: int
+    weight_bytes: dict[str, Bytes]
+    size_bytes: Bytes
     opset: int
     inputs: tuple[dict[str, Any], ...]
     outputs: tuple[dict[str, Any], ...]
-
-
-class Point(Fact):
-    """One way to run a model, by its accuracy, latency and size.
-
-    Attributes:
-        label: Unique among those it is compared with; in a sweep also the name of its output folder.
-        variables: Values that a sweep gave the recipe's variables.
-        verdict: "PASS", "FAIL", "ERROR", or "" for what no gate judged.
-        cosine: Mean cosine of the engine (or the simulated model) against the original.
-        latency_ms: Median.
-        speedup: Over the original.
-        size_bytes: Of the ONNX with its data.
-        error: Why a run did not finish.
-        is_on_front: Whether no other one is better in one figure and at least as good in the others.
-    """
-
-    label: str
-    variables: dict[str, str] = {}
-    verdict: str = ""
-    cosine: float | None = None
-    latency_ms: float | None = None
-    speedup: float | None = None
-    size_bytes: int | None = None
-    error: str = ""
-    is_on_front: bool = False
-
-
-class Sweep(Fact):
-    """The runs that a run was made together with.
-
-    Attributes:
-        label: Which of the points the run itself is.
-    """
-
-    label: str
-    points: tuple[Point, ...]
 
 
 class LayerFact(Fact):
@@ -328,7 +298,7 @@ class PassRecord(Fact):
 
     name: str
     options: dict[str, Any]
-    seconds: float
+    seconds: Seconds
     nodes_before: int
     nodes_after: int
     patterns: tuple[PatternFact, ...] = ()
@@ -363,9 +333,9 @@ class StepEstimate(Fact):
     """
 
     step: str
-    seconds: float | None = None
-    peak_anonymous_bytes: int | None = None
-    written_bytes: int = 0
+    seconds: Seconds | None = None
+    peak_anonymous_bytes: Bytes | None = None
+    written_bytes: Bytes = 0
     is_floor: bool = False
 
 
@@ -384,8 +354,8 @@ class StageRecord(Fact):
     name: str
     outcome: Literal["done", "reused", "failed", "not run"]
     key: str = ""
-    seconds: float = 0.0
-    peak_anonymous_bytes: int | None = None
+    seconds: Seconds = 0.0
+    peak_anonymous_bytes: Bytes | None = None
     expected: StepEstimate | None = None
     error: str = ""
     notes: tuple[str, ...] = ()

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from optimize import errors
-from optimize.facts import Point
 from optimize.pipeline.sweeping import Task, run_one
+from optimize.sweep_facts import Point
 
 RETRIES = 3
 

@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from optimize import errors
-from optimize.facts import Point, Sweep
 from optimize.pipeline import files, running
 from optimize.pipeline.executing import Silent
 from optimize.recipe import reading
 from optimize.report import front
+from optimize.sweep_facts import Point, Sweep
 
 LONGEST_LABEL = 120
 """Bytes; file systems take 255 for a name, and a run's files add theirs to the path."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from optimize.facts import Point
 from optimize.report import headline
 from optimize.report.model import Report
+from optimize.sweep_facts import Point
 
 
 def with_front(points: Iterable[Point]) -> tuple[Point, ...]:

@@ -167,7 +167,8 @@ def _speed(report: Report) -> Headline:
 
 def _size(report: Report) -> Headline:
     gates = _gates(report, SIZE)
-    if report.exported is None or report.optimized is None or not report.optimized.size_bytes:
+    sizes = [facts.size_bytes for facts in (report.exported, report.optimized) if facts is not None]
+    if report.exported is None or report.optimized is None or not all(sizes):
         return Headline("Size", wording.ABSENT, "not measured", (), gates)
     before, after = report.exported.size_bytes, report.optimized.size_bytes
     lines = [f"{wording.size(before)} → {wording.size(after)} ONNX with its weights"]

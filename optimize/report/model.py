@@ -17,10 +17,10 @@ from optimize.facts import (
     PassRecord,
     Roofline,
     StageRecord,
-    Sweep,
     TensorError,
     ThroughputResult,
 )
+from optimize.sweep_facts import Sweep
 
 SCHEMA_VERSION = 1
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 import jinja2
 from markupsafe import Markup, escape
 
-from optimize.facts import Point
 from optimize.report import markdown as marks
 from optimize.report import wording
+from optimize.sweep_facts import Point
 
 HEADS = ("", "Run", "Verdict", "Cosine", "Latency", "Speedup", "Size")
 

@@ -18,7 +18,10 @@ class _WithInfinities(GenerateJsonSchema):
     """JSON has no NaN and no infinity: the report writes them as these three strings."""
 
     def float_schema(self, schema: core_schema.FloatSchema) -> JsonSchemaValue:
-        return {"anyOf": [super().float_schema(schema), {"enum": ["NaN", "Infinity", "-Infinity"]}]}
+        number = super().float_schema(schema)
+        if schema.get("allow_inf_nan") is False:
+            return number
+        return {"anyOf": [number, {"enum": ["NaN", "Infinity", "-Infinity"]}]}
 
 
 def build() -> dict[str, Any]:

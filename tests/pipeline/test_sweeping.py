@@ -15,9 +15,9 @@ import pytest
 
 from optimize.cli import sweep
 from optimize.errors import RecipeError
-from optimize.facts import Point
 from optimize.pipeline import sweeping
 from optimize.report import front
+from optimize.sweep_facts import Point
 from tests.support import tiny
 
 ROOT = Path(__file__).parents[2]

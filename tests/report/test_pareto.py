@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from optimize.facts import Point, Sweep
 from optimize.report import front, html, pareto
+from optimize.sweep_facts import Point, Sweep
 from tests.support import reports
 
 
