@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -18,6 +19,10 @@ from optimize.report.model import Report
 
 REPORTS = ("report.json", "report.html", "report.md")
 RECIPE = "recipe.resolved.yaml"
+
+_LIBRARY = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+_VERSION = r"[A-Za-z0-9][A-Za-z0-9.!+_-]*"
+"""As packages are named and versioned: both stand in commands that a bundle's user runs."""
 
 
 def quiet(what: str, done: int, total: int) -> None:
@@ -78,6 +83,11 @@ def finished(run_directory: Path, *, allow_failed: bool) -> Report:
         raise UsageError(
             f"{run_directory}: the run did not finish.", hint="Run it again; it goes on where it stopped."
         )
+    if report.verdict == "PARTIAL":
+        raise UsageError(
+            f"{run_directory}: the run was stopped after '{report.stopped_after}'; nothing later was judged.",
+            hint="Run it again without --until; it goes on where it stopped.",
+        )
     if report.verdict == "FAIL" and not allow_failed:
         raise UsageError(
             f"{run_directory}: the verdict is FAIL; a failed run is not bundled.",
@@ -85,10 +95,14 @@ def finished(run_directory: Path, *, allow_failed: bool) -> Report:
         )
     if not report.artifacts:
         raise UsageError(f"{run_directory}: the report names no artifact.")
+    for library, version in report.environment.libraries.items():
+        if not re.fullmatch(_LIBRARY, library) or not re.fullmatch(_VERSION, version):
+            raise UsageError(f"{run_directory}: the report names a library '{library} {version}', which none is.")
     for artifact in report.artifacts:
         path = run_directory / artifact.file
         if not manifests.is_safe(artifact.file) or not path.is_file():
             raise UsageError(f"{path}: the report names it, but it is not there.", hint="Run the recipe again.")
+        refuse_link(path, run_directory)
         measured = onnx_files.digest(path, sha256_of)[0] if artifact.kind == "onnx" else sha256_of(path)
         if measured != artifact.sha256:
             raise UsageError(
@@ -99,6 +113,30 @@ def finished(run_directory: Path, *, allow_failed: bool) -> Report:
     return report
 
 
+def refuse_link(path: Path, run_directory: Path) -> None:
+    """Refuse what only a link brings into a run's folder: a bundle would carry a file that is not the run's.
+
+    Raises:
+        UsageError: When it is one, or reached through one.
+    """
+    if path.is_symlink() or not path.resolve().is_relative_to(run_directory.resolve()):
+        raise UsageError(f"{path}: is a link, or reached through one; only the run's own files are bundled.")
+
+
+def engine_files(run_directory: Path, file: str) -> list[Path]:
+    """The engine's main file and, where it has a folder of its own, all that lies in it.
+
+    Raises:
+        UsageError: When one is a link.
+    """
+    main = run_directory / file
+    # An engine's folder is its own: caches, data files and options beside the main file belong to it.
+    inside = sorted(main.parent.rglob("*")) if main.parent != run_directory else [main]
+    for path in inside:
+        refuse_link(path, run_directory)
+    return [path for path in inside if path.is_file()]
+
+
 def _gather(report: Report, run_directory: Path, into: Path) -> Manifest:
     roles: dict[str, str] = {}
     models: dict[str, str] = {}
@@ -107,17 +145,15 @@ def _gather(report: Report, run_directory: Path, into: Path) -> Manifest:
         if artifact.kind == "onnx":
             files = onnx_files.files_of(main)
             models |= {path.relative_to(run_directory).as_posix(): sha256_of(path) for path in files}
-        elif main.parent != run_directory:
-            # An engine's folder is its own: caches, data files and options beside the main file belong to it.
-            files = sorted(path for path in main.parent.rglob("*") if path.is_file())
         else:
-            files = [main]
+            files = engine_files(run_directory, artifact.file)
         for path in files:
             roles[path.relative_to(run_directory).as_posix()] = "model" if artifact.kind == "onnx" else "engine"
     for name in (*REPORTS, RECIPE):
         if (run_directory / name).is_file():
             roles[name] = "recipe" if name == RECIPE else "report"
     for name in roles:
+        refuse_link(run_directory / name, run_directory)
         (into / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(run_directory / name, into / name)
     for name, text in reproduce.scripts(report, models).items():

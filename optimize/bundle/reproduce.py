@@ -42,8 +42,8 @@ here=$(cd "$(dirname "$0")" && pwd)
 out=${OUT:-$PWD/reproduced}
 mkdir -p "$out"
 # The recipe names its folder in one line; everything else in it is as it was.
-base=$(cd "$SOURCES" && pwd | sed 's/[&|\\\\]/\\\\&/g')
-sed "s|^base: .*|base: $base|" "$here/../recipe.resolved.yaml" > "$out/again.yaml"
+base=$(cd "$SOURCES" && pwd | sed -e "s/'/''/g" -e 's/[&|\\\\]/\\\\&/g')
+sed "s|^base: .*|base: '$base'|" "$here/../recipe.resolved.yaml" > "$out/again.yaml"
 """
 
 

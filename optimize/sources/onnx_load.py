@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from optimize import onnx_files
 from optimize.engines.base import Progress
 from optimize.errors import UsageError
 from optimize.sources import nan
@@ -50,7 +51,7 @@ def load_onnx(path: Path) -> ir.Model:
     if not model.opset_imports and not len(model.graph):
         raise UsageError(f"'{path.name}' is not an ONNX file, or it is damaged (it holds no graph).")
     for tensor in external_tensors(model):
-        _check_place(tensor, path)
+        onnx_files.check_place(tensor, path)
     _check_order(model, path)
     _check_valid(path)
     return model
@@ -108,34 +109,6 @@ def refuse_nan(model: ir.Model, what: str, progress: Progress) -> None:
         chunk = flat = np.empty(0)
         if isinstance(tensor, ir.ExternalTensor):
             tensor.release()  # one mapping at a time
-
-
-def _check_place(tensor: ir.ExternalTensor, path: Path) -> None:
-    location = str(tensor.location)
-    what = f"'{path.name}': weight '{tensor.name}' says its data is in '{location}'"
-    if not location or "\0" in location:
-        raise UsageError(f"{what}, which is no file name.")
-    if os.path.isabs(location) or ".." in Path(location).parts or "\\" in location:
-        raise UsageError(f"{what}; data must lie in the model's own folder.")
-    file = path.parent / location
-    if not file.resolve().is_relative_to(path.parent.resolve()):
-        raise UsageError(
-            f"{what}, a link that leaves the model's folder.", hint="Copy the data into the model's folder."
-        )
-    if not file.is_file():
-        raise UsageError(f"{what}, which is missing.", hint="Put the data file beside the model.")
-    status = file.stat()
-    if status.st_nlink > 1:
-        raise UsageError(
-            f"{what}, a file with {status.st_nlink} hard links, which may belong to another folder.",
-            hint="Copy the data into the model's folder.",
-        )
-    offset, length = tensor.offset or 0, tensor.length if tensor.length is not None else tensor.nbytes
-    if offset < 0 or length < tensor.nbytes or offset + tensor.nbytes > status.st_size:
-        raise UsageError(
-            f"{what} at bytes {offset} to {offset + tensor.nbytes}; the file has {status.st_size} bytes, "
-            f"{length} are given for it."
-        )
 
 
 def _check_order(model: ir.Model, path: Path) -> None:

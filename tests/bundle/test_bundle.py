@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
@@ -157,6 +159,50 @@ def test_a_run_that_broke_is_never_bundled(tmp_path: Path) -> None:
         building.bundle(tmp_path / "run", tmp_path / "b", allow_failed=True)
 
 
+def test_a_run_that_was_stopped_early_is_never_bundled(tmp_path: Path) -> None:
+    runs.finish(tmp_path / "run", stopped_after="passes", gates=())
+    with pytest.raises(UsageError, match="stopped after 'passes'"):
+        building.bundle(tmp_path / "run", tmp_path / "b", allow_failed=True)
+
+
+def test_data_outside_the_run_is_neither_read_nor_written(tmp_path: Path) -> None:
+    """A run from elsewhere whose weights lie in ../x would have x written beside the bundle."""
+    runs.finish(tmp_path / "evil" / "run", is_external=True)
+    model = onnx.load(tmp_path / "evil" / "run" / "model.onnx", load_external_data=False)
+    (entry,) = [item for item in model.graph.initializer[0].external_data if item.key == "location"]
+    entry.value = "../payload"
+    onnx.save(model, tmp_path / "evil" / "run" / "model.onnx")
+    (tmp_path / "evil" / "run" / "model.onnx.data").rename(tmp_path / "evil" / "payload")
+    report = json.loads((tmp_path / "evil" / "run" / "report.json").read_text())
+    content = hashlib.sha256(sha256_of(tmp_path / "evil" / "run" / "model.onnx").encode())
+    content.update(sha256_of(tmp_path / "evil" / "payload").encode())
+    report["artifacts"][0]["sha256"] = content.hexdigest()
+    (tmp_path / "evil" / "run" / "report.json").write_text(json.dumps(report))
+    with pytest.raises(UsageError, match="data must lie in the model's own folder"):
+        building.bundle(tmp_path / "evil" / "run", tmp_path / "b")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["evil"]
+
+
+@pytest.mark.parametrize("place", ["engine/cache", "model.onnx", "report.md"])
+def test_what_a_link_brings_in_is_not_bundled(run: Path, tmp_path: Path, place: str) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes((run / place).read_bytes() if (run / place).exists() else b"private")
+    (run / place).unlink(missing_ok=True)
+    (run / place).symlink_to(secret)
+    with pytest.raises(UsageError, match="is a link, or reached through one"):
+        building.bundle(run, tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("name", ["1.0; touch pwned #", "1.0\nRUN touch pwned", "--index-url=http://evil"])
+def test_a_version_that_is_a_command_is_refused(tmp_path: Path, name: str) -> None:
+    for number, libraries in enumerate(({"onnxruntime": name}, {name: "1.0"})):
+        here = reports.passing().environment.model_copy(update={"libraries": libraries})
+        runs.finish(tmp_path / f"run{number}", environment=here)
+        with pytest.raises(UsageError, match="which none is"):
+            building.bundle(tmp_path / f"run{number}", tmp_path / "b")
+
+
 @pytest.mark.parametrize("file", ["model.onnx", "engine"])
 def test_files_changed_since_they_were_measured_are_refused(run: Path, tmp_path: Path, file: str) -> None:
     report = json.loads((run / "report.json").read_text())
@@ -181,13 +227,13 @@ def test_the_scripts_run_every_stage_again_from_the_bundled_recipe(run: Path, tm
     tools.mkdir()
     (tools / "optimize").write_text(f'#!/bin/sh\necho "$@"\ncat "$2"\ncp {run}/model.onnx "$4"\n')
     (tools / "optimize").chmod(0o755)
-    environment = {"PATH": f"{tools}:{os.environ['PATH']}", "SOURCES": str(tmp_path / "my & project")}
-    (tmp_path / "my & project").mkdir()
+    environment = {"PATH": f"{tools}:{os.environ['PATH']}", "SOURCES": str(tmp_path / "m'y: & #project")}
+    (tmp_path / "m'y: & #project").mkdir()
     script = tmp_path / "b" / "reproduce" / "4-passes.sh"
     done = subprocess.run([script], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "--fresh passes" in done.stdout
-    assert f"base: {tmp_path}/my & project" in done.stdout
+    assert f"base: '{tmp_path}/m''y: & #project'" in done.stdout
     script = tmp_path / "b" / "reproduce" / "all.sh"
     done = subprocess.run([script], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -25,7 +25,7 @@ FROM nvcr.io/nvidia/tritonserver:${{TRITON}}
 
 LABEL org.opencontainers.image.title="{_label(name)}" \\
       org.opencontainers.image.version="{options.version}" \\
-      org.opencontainers.image.description="{_label(wording.one_line(report.name))}" \\
+      org.opencontainers.image.description="{_label(report.name)}" \\
       org.opencontainers.image.created="{_label(report.started_at)}" \\
       com.model-optimize.recipe.sha256="{_label(report.recipe_sha256)}"
 {install}
@@ -56,4 +56,4 @@ def _packages(report: Report, options: ServingOptions) -> list[str]:
 
 
 def _label(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$")
+    return wording.one_line(text).replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$")

@@ -7,6 +7,7 @@ import json
 import shutil
 from pathlib import Path
 
+from optimize.bundle import building
 from optimize.bundle.triton import config
 from optimize.bundle.triton.options import ServingOptions
 from optimize.bundle.triton.tensors import Interface, example
@@ -27,6 +28,7 @@ def write(
     """
     artifact = next(item for item in report.artifacts if item.label == "engine")
     engine_folder = (run_directory / artifact.file).parent
+    engine_files = building.engine_files(run_directory, artifact.file)
     backend = _backend(artifact.kind, options)
     settings = report.recipe.get("engine", {})
     provider = settings.get("provider", "cpu")
@@ -39,12 +41,15 @@ def write(
         shutil.copyfile(run_directory / artifact.file, version / file)
     elif backend == "onnxruntime":
         built = _manifest(engine_folder)
-        for name in built.files:
-            (version / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(engine_folder / name, version / name)
+        for path in engine_files:
+            if path.name in built.files:
+                shutil.copyfile(path, version / path.name)
         config.optimized_already(described, is_optimized=built.is_optimized, threads=settings.get("threads"))
     else:
-        shutil.copytree(engine_folder, version / "engine")
+        for path in engine_files:
+            copy = version / "engine" / path.relative_to(engine_folder)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
         built = _manifest(engine_folder)
         providers = provider_list(built.provider, settings.get("provider_options") or {})
         serving = {
@@ -73,7 +78,11 @@ def _backend(kind: str, options: ServingOptions) -> str:
 
 
 def _manifest(engine_folder: Path) -> Built:
-    return Built.model_validate_json((engine_folder / MANIFEST_FILE).read_bytes())
+    file = engine_folder / MANIFEST_FILE
+    try:
+        return Built.model_validate_json(file.read_bytes())
+    except ValueError as error:
+        raise UsageError(f"{file}: damaged, or of another version.", hint="Run the recipe again.") from error
 
 
 def python_source(version: Path, source: str) -> None:
