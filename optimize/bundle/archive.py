@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import io
@@ -25,6 +26,12 @@ GZIP_LEVEL = 1
 
 MAXIMUM_RATIO = 1100
 """Deflate cannot shrink more than 1032 times; a manifest that promises more is a bomb."""
+
+
+HEADERS = 1 << 20
+"""Bytes between two files of an archive, with what a read takes ahead; ours have a name of 400 characters there."""
+
+_GZIP = b"\x1f\x8b"
 
 
 def is_archive(path: Path) -> bool:
@@ -77,35 +84,74 @@ def read(path: Path, take: Callable[[Entry, Iterator[bytes]], None]) -> tuple[Ma
         UsageError: When it is no archive of a bundle at all, or one made to do harm.
     """
     try:
-        with _open(path) as tar:
-            return _read(tar, path, take)
-    except (tarfile.TarError, EOFError, gzip.BadGzipFile, OSError) as error:
+        with path.open("rb") as raw:
+            is_packed = raw.read(2) == _GZIP
+            raw.seek(0)
+            stream = _Bounded(gzip.GzipFile(fileobj=raw) if is_packed else raw)
+            with _reading_a_header(stream):
+                tar = tarfile.open(fileobj=stream, mode="r|")  # noqa: SIM115
+            with tar:
+                return _read(tar, stream, path, take)
+    except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise UsageError(f"{path}: {error.strerror}.") from None
         raise UsageError(f"{path}: not a whole tar archive ({error}).") from None
 
 
-def _open(path: Path) -> tarfile.TarFile:
+class _Bounded(io.RawIOBase):
+    """An archive's bytes, no more of them than are due.
+
+    A header may announce any length (names, PAX records, maps of sparse files), and `tarfile` reads all of it into
+    memory: a few packed megabytes would become terabytes.
+    """
+
+    def __init__(self, stream: IO[bytes] | gzip.GzipFile) -> None:
+        self._stream = stream
+        self.due = HEADERS
+
+    def read(self, size: int = -1) -> bytes:
+        """At most `size` bytes.
+
+        Raises:
+            ReadError: When that is more than is due.
+        """
+        data = self._stream.read(size)
+        self.due -= len(data)
+        if self.due < 0:
+            raise tarfile.ReadError(f"its headers are larger than {HEADERS:,} bytes")
+        return data
+
+
+@contextlib.contextmanager
+def _reading_a_header(stream: _Bounded) -> Iterator[None]:
+    """Around the reading of one file's header."""
+    stream.due = HEADERS
     try:
-        return tarfile.open(path, mode="r|*")
-    except (TypeError, struct.error, zlib.error) as error:  # a packed header that ends half way
-        raise tarfile.ReadError(str(error)) from error
+        yield
+    except (ValueError, IndexError, KeyError, TypeError, OverflowError, struct.error) as error:
+        raise tarfile.ReadError(f"a damaged header: {error}") from error  # tarfile checks little of what it reads
 
 
 def _read(
-    tar: tarfile.TarFile, path: Path, take: Callable[[Entry, Iterator[bytes]], None]
+    tar: tarfile.TarFile, stream: _Bounded, path: Path, take: Callable[[Entry, Iterator[bytes]], None]
 ) -> tuple[Manifest, list[str]]:
-    first = tar.next()
+    with _reading_a_header(stream):
+        first = tar.next()
     top, _, name = (first.name if first else "").partition("/")
     if first is None or name != manifests.NAME or not first.isreg() or first.size > manifests.MAXIMUM_BYTES:
         raise UsageError(f"{path}: no bundle: an archive's first file must be NAME/{manifests.NAME}.")
+    stream.due = first.size + HEADERS
     manifest = manifests.parse(_content(tar, first).read(), str(path))
     total = sum(entry.size_bytes for entry in manifest.files)
     if total > MAXIMUM_RATIO * max(path.stat().st_size, 1):
         raise UsageError(f"{path}: {total:,} bytes cannot come out of {path.stat().st_size:,}; refused.")
     expected = {entry.path: entry for entry in manifest.files}
     problems = []
-    while (member := tar.next()) is not None:
+    while True:
+        with _reading_a_header(stream):
+            member = tar.next()
+        if member is None:
+            break
         below, _, inner = member.name.partition("/")
         if not member.isreg() or below != top or not manifests.is_safe(inner):
             raise UsageError(f"{path}: '{member.name}' is a link, a device or outside the bundle; refused.")
@@ -117,6 +163,7 @@ def _read(
                 f"{path}: '{inner}' has {member.size:,} bytes, the manifest says {entry.size_bytes:,}; refused."
             )
         digest = hashlib.sha256()
+        stream.due = member.size + HEADERS
         take(entry, _chunks(_content(tar, member), digest.update))
         if digest.hexdigest() != entry.sha256:
             problems.append(f"{inner}: changed (sha256 {digest.hexdigest()[:12]}…, expected {entry.sha256[:12]}…)")

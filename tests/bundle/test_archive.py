@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import tarfile
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -140,3 +141,57 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="No such file"):
         verifying.verify(tmp_path / "empty")
+
+
+def headed(kind: bytes, size: int, *, extended: bool = False) -> bytes:
+    """A header of a kind and size; for a sparse file, with more of its map to follow."""
+    header = tarfile.TarInfo("x")
+    header.type, header.size = kind, size
+    block = bytearray(header.tobuf(tarfile.USTAR_FORMAT))
+    block[482] = int(extended)
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+SPARSE_MAP = (b"00000000001\0" * 2) * 21 + b"\1" + bytes(7)
+
+
+@pytest.mark.parametrize(
+    ("start", "fill"),
+    [
+        (headed(tarfile.XHDTYPE, 1 << 30), bytes(1 << 20)),
+        (headed(tarfile.GNUTYPE_LONGNAME, 1 << 30), bytes(1 << 20)),
+        (headed(tarfile.GNUTYPE_SPARSE, 0, extended=True), SPARSE_MAP * 2048),
+    ],
+    ids=["records", "name", "sparse"],
+)
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_header_that_unpacks_to_gigabytes_is_not_read(
+    tmp_path: Path, start: bytes, fill: bytes, is_first: bool
+) -> None:
+    listed = io.BytesIO()
+    with tarfile.open(fileobj=listed, mode="w") as tar:
+        add(tar, "b/manifest.json", text("model.onnx"))
+    before = b"" if is_first else listed.getvalue()[: -tarfile.RECORDSIZE].rstrip(b"\0")
+    before += bytes(-len(before) % 512)
+    with gzip.open(tmp_path / "bomb.tgz", "wb", compresslevel=1) as packed:
+        packed.write(before + start)
+        for _ in range(64):
+            packed.write(fill)
+    tracemalloc.start()
+    with pytest.raises(UsageError, match="its headers are larger than 1,048,576 bytes"):
+        verifying.verify(tmp_path / "bomb.tgz")
+    assert tracemalloc.get_traced_memory()[1] < 20e6
+    tracemalloc.stop()
+
+
+def test_a_damaged_map_of_a_sparse_file_is_a_damaged_archive(tmp_path: Path) -> None:
+    records = b"".join(
+        b"%d %s=%s\n" % (len(key) + len(value) + 5, key, value)
+        for key, value in ((b"GNU.sparse.major", b"1"), (b"GNU.sparse.minor", b"0"))
+    )
+    content = headed(tarfile.XHDTYPE, len(records)) + records.ljust(512, b"\0")
+    (tmp_path / "b.tar").write_bytes(content + headed(tarfile.REGTYPE, 1 << 20) + b"1" * (1 << 19))
+    with pytest.raises(UsageError, match="not a whole tar archive"):
+        verifying.verify(tmp_path / "b.tar")
