@@ -45,8 +45,8 @@ class OutputAccuracy(Fact):
     mean_abs: float | None = None
     relative_l2: float | None = None
     sqnr_db: float | None = None
-    cosine: Finite | None = None
-    cosine_min: Finite | None = None
+    cosine: float | None = None
+    cosine_min: float | None = None
     nan: int = 0
     inf: int = 0
     top1_agreement: float | None = None

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import math
 import multiprocessing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -126,13 +127,14 @@ def point_of(task: Task, result: running.RunResult) -> Point:
     report = result.report
     final = report.accuracy[-1] if report.accuracy else None
     cosines = [item.cosine for item in final.outputs if item.cosine is not None] if final else []
+    cosine = min(cosines) if cosines and all(map(math.isfinite, cosines)) else None
     timed = {item.contender: item for item in report.throughput.contenders} if report.throughput else {}
     ratios = [item for item in report.throughput.speedups if item.over == "original"] if report.throughput else []
     return Point(
         label=task.label,
         variables=dict(task.variables),
         verdict=report.verdict,
-        cosine=min(cosines) if cosines else None,
+        cosine=cosine,
         latency_ms=timed["optimized"].p50_ms if "optimized" in timed else None,
         speedup=ratios[0].ratio if ratios else None,
         size_bytes=report.optimized.size_bytes if report.optimized else None,

@@ -13,7 +13,6 @@ from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
 
 from optimize import foreign_files
 from optimize.errors import Fault, RecipeError, UsageError
-from optimize.foreign_files import LARGEST_WHOLE
 
 MAXIMUM_BYTES = 1 << 20
 """A recipe is a page or two; a file above this is something else."""
@@ -22,6 +21,9 @@ MAXIMUM_NODES = 20_000
 """Values after aliases are expanded: what stops a "billion laughs" file."""
 
 MAXIMUM_DEPTH = 64
+
+MAXIMUM_BITS = 4096
+"""Of a whole number."""
 
 _CORE = "tag:yaml.org,2002:"
 _SCALARS = {_CORE + name for name in ("str", "int", "float", "bool", "null")}
@@ -199,13 +201,13 @@ class _Reader:
         return Node(None, place)
 
     def scalar(self, node: ScalarNode, path: str) -> Scalar:
-        """The value of a scalar; a whole number that no count, size or seed comes near is refused."""
+        """The value of a scalar; a whole number that Python could not write out again is refused."""
         try:
             value: Scalar = self.yaml.constructor.construct_object(node)
-        except ValueError:  # Python reads no more than some thousand digits
-            value = LARGEST_WHOLE + 1
-        if isinstance(value, int) and abs(value) > LARGEST_WHOLE:
-            self.fault(path, "a whole number of more than 64 bits", node)
+        except ValueError:  # Python reads no more than some thousand decimal digits
+            value = 1 << MAXIMUM_BITS
+        if isinstance(value, int) and value.bit_length() > MAXIMUM_BITS:
+            self.fault(path, f"a whole number of more than {MAXIMUM_BITS:,} bits", node)
             return None
         return value
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from optimize.report import headline
@@ -39,7 +40,7 @@ def points_of(report: Report) -> tuple[Point, ...]:
 def _contender(report: Report, name: str) -> Point | None:
     timed = headline.contender(report, name)
     cosine = _cosine(report, name)
-    if timed is None or cosine is None:
+    if timed is None or cosine is None or not math.isfinite(cosine):
         return None
     facts = {"exported": report.exported, "optimized": report.optimized}.get(name)
     return Point(label=name, cosine=cosine, latency_ms=timed.p50_ms, size_bytes=facts.size_bytes if facts else None)

@@ -44,7 +44,8 @@ def graph(size: int, **ops: int) -> ModelFacts:
 
 
 def timing(median: float, *, threads: int = 2, noise: float = 0.02, runs: int = 60) -> ThroughputResult:
-    samples = tuple(float(value) for value in median * (1 + noise * RNG.standard_normal(runs)))
+    spread = np.maximum(0.1, 1 + noise * RNG.standard_normal(runs))  # no run ends before it began
+    samples = tuple(float(value) for value in median * spread)
     latency = Latency(
         contender="optimized",
         title="",

@@ -137,7 +137,7 @@ def test_a_byte_order_mark_is_not_part_of_the_first_key(tmp_path: Path) -> None:
     assert read(path, "bom.yaml").plain() == {"name": "x"}
 
 
-@pytest.mark.parametrize("digits", ["1" * 6000, "-" + "1" * 40, "0b" + "1" * 20_000, "0o" + "7" * 20_000])
+@pytest.mark.parametrize("digits", ["1" * 6000, "-" + "1" * 2000, "0b" + "1" * 20_000, "0o" + "7" * 20_000])
 def test_a_whole_number_without_end_is_refused(digits: str) -> None:
-    assert faults(f"seed: {digits}\n") == ["r.yaml:1:7: seed: a whole number of more than 64 bits"]
-    assert parse(f"seed: {2**64}\n", HERE).plain() == {"seed": 2**64}
+    assert faults(f"seed: {digits}\n") == ["r.yaml:1:7: seed: a whole number of more than 4,096 bits"]
+    assert parse(f"seed: {2**4000}\n", HERE).plain() == {"seed": 2**4000}
