@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from optimize.errors import BackendMissing, OptimizeError, StageFailed, UsageError
+from optimize.evaluate import earlier
 from optimize.pipeline import estimate, opening, room
 from optimize.recipe.model import DataSpec, Recipe, TorchSourceSpec
 from optimize.sources.base import Source
@@ -70,6 +71,11 @@ def plan(
     lines.append(
         f"feeds       calibration: {_data_line(recipe.calibration)}; evaluation: {_data_line(recipe.evaluate)}"
     )
+    if recipe.previous is not None and until is None:
+        try:
+            earlier.parts(earlier.load(recipe.base / recipe.previous))
+        except UsageError as error:
+            problems.append(error)
     lines.append("reference   outputs of the original on the evaluation data")
     for item in recipe.passes:
         built = registry.find(item.name)(**item.options)
