@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -153,4 +154,5 @@ def _ranges(given: list[str]) -> dict[str, dict[str, int]]:
 
 
 def _name_of(model: str) -> str:
-    return Path(model.partition(":")[0]).stem or "model"
+    """The file's or folder's name in the letters that a run's name may have."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(model.partition(":")[0]).stem).strip("._-") or "model"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -58,7 +59,7 @@ def run(
         command=shlex.join(["optimize", *sys.argv[1:]]),
         allow_pickle=allow_pickle,
         until=until_step(until),
-        fresh=frozenset(STAGES) if "all" in (fresh or ()) else frozenset(fresh or ()),
+        fresh=fresh_steps(fresh or [], tuple(STAGES)),
     )
     with RunProgress() as progress:
         result = running.run(loaded, options, progress)
@@ -93,6 +94,20 @@ def until_step(given: str | None) -> Literal["passes", "build"] | None:
     if given is None or given == "passes" or given == "build":
         return given  # type: ignore[return-value]
     raise UsageError(f"--until: expected passes or build, got '{given}'.")
+
+
+def fresh_steps(given: Sequence[str], known: Sequence[str]) -> frozenset[str]:
+    """The steps that `--fresh` names.
+
+    Raises:
+        UsageError: When there is no such step.
+    """
+    from optimize.errors import UsageError
+
+    for name in given:
+        if name != "all" and name not in known:
+            raise UsageError(f"--fresh: there is no step '{name}'.", hint=f"Steps: {', '.join(known)}, or all.")
+    return frozenset(known if "all" in given else given)
 
 
 def variables_of(pairs: list[str] | None) -> dict[str, str]:

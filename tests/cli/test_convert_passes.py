@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from optimize.cli.convert import _passes
+from optimize.cli.convert import _name_of, _passes
+from optimize.recipe.model import Recipe
 
 STEM = ["surgery.stem_space_to_depth", {"surgery.pad_channels": {"multiple": 16}}]
 
@@ -22,3 +23,19 @@ def test_other_engines_formats_and_graphs_left_unfused_keep_their_stem(
 ) -> None:
     passes, _ = _passes(formats, engine, fuse, None)
     assert not any("surgery" in str(one) for one in passes)
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("models/my model (2).onnx", "my-model-2"),
+        ("package/module.py:build", "module"),
+        ("../.hidden.onnx", "hidden"),
+        ("模型.onnx", "model"),
+    ],
+)
+def test_every_file_gives_a_name_that_a_run_may_have(model: str, name: str) -> None:
+    found = _name_of(model)
+    assert found == name
+    source = {"kind": "onnx", "path": "x.onnx"}
+    assert Recipe.model_validate({"name": found, "source": source, "target": "cpu"}).name == name

@@ -30,6 +30,7 @@ def optimize(*words: str, **more: object) -> subprocess.CompletedProcess[str]:
         (["inspect", "no-such-model.onnx"], 2),
         (["--log-level", "loud", "passes", "ls"], 2),
         (["bench", "README.md"], 2),
+        (["run", "recipes/digits-int8-cpu.yaml", "--fresh", "pases"], 2),
     ],
 )
 def test_each_way_out_has_its_code_and_no_traceback(words: list[str], code: int) -> None:
