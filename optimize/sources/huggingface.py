@@ -206,7 +206,9 @@ class HuggingFaceSource:
 
         try:
             with quiet():
-                tokenizer = transformers.AutoTokenizer.from_pretrained(self._path, local_files_only=True)
+                tokenizer = transformers.AutoTokenizer.from_pretrained(
+                    self._path, local_files_only=True, trust_remote_code=False
+                )
         except Exception as error:  # as above
             line = " ".join(str(error).split())[:300]
             raise StageFailed(f"the tokenizer of '{self._path.name}' cannot be loaded: {line}") from error
