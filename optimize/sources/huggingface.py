@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from optimize import foreign_files
 from optimize.engines.base import Progress, Session
 from optimize.errors import StageFailed, UsageError
 from optimize.sources import safetensors_header
@@ -28,6 +28,9 @@ TASKS: dict[str, tuple[tuple[str, ...], str, str]] = {
     "feature-extraction": (("Model",), "AutoModel", "last_hidden_state"),
 }
 """Task → ends of the architecture's class name (the first that fits counts), class that loads it, output kept."""
+
+LARGEST_CONFIG = 16_000_000
+"""Bytes; those that are published have thousands."""
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 TYPICAL_TOKENS = 128
@@ -96,9 +99,11 @@ class HuggingFaceSource:
             raise UsageError(f"there is no folder '{self._path}'.", hint="Nothing is downloaded; name a folder.")
         file = self._path / "config.json"
         try:
-            config = json.loads(file.read_text(encoding="utf-8"))
-        except OSError as error:
+            config = foreign_files.json_data(foreign_files.content(file, LARGEST_CONFIG))
+        except FileNotFoundError as error:
             raise UsageError(f"'{self._path}' is no Hugging Face folder: it has no config.json.") from error
+        except OSError as error:
+            raise UsageError(f"'{file}' cannot be read: {error.strerror}.") from error
         except ValueError as error:
             raise UsageError(f"'{file}' is not valid JSON: {error}.") from error
         if not isinstance(config, dict) or "model_type" not in config:
@@ -131,10 +136,11 @@ class HuggingFaceSource:
             if self._task not in TASKS:
                 raise UsageError(f"task '{self._task}' is not one of: auto, {', '.join(TASKS)}.")
             return self._task
-        architectures = config.get("architectures") or []
+        given = config.get("architectures")
+        architectures = [str(name) for name in given] if isinstance(given, list) else []
         for architecture in architectures:
             for task, (endings, _, _) in TASKS.items():
-                if str(architecture).endswith(endings):
+                if architecture.endswith(endings):
                     return task
         raise UsageError(
             f"'{self._path.name}': no task fits its architecture ({', '.join(architectures) or 'not given'}).",
@@ -231,7 +237,13 @@ class HuggingFaceSource:
 
     def _preprocessor_size(self) -> Any:
         file = self._path / "preprocessor_config.json"
-        size = json.loads(file.read_text(encoding="utf-8")).get("size") if file.is_file() else None
+        try:
+            data = foreign_files.json_data(foreign_files.content(file, LARGEST_CONFIG))
+        except FileNotFoundError:
+            data = {}
+        except (OSError, ValueError) as error:
+            raise UsageError(f"'{file}' cannot be read: {error}.") from error
+        size = data.get("size") if isinstance(data, dict) else None
         if isinstance(size, dict):
             if "shortest_edge" in size:
                 return int(size["shortest_edge"])

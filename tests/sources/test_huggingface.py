@@ -134,3 +134,23 @@ def test_weights_of_another_model_are_an_error_in_one_line(llama: Path, tmp_path
 def test_a_name_that_is_no_folder_is_not_looked_up_anywhere(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"there is no folder .* Nothing is downloaded"):
         HuggingFaceSource(path="bert-base-uncased", base=tmp_path).capture(ignore)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ("[" * 100_000, "valid JSON"),
+        ('{"model_type": "x", "architectures": 7}', "no task fits its architecture"),
+        ('{"model_type": "x", "architectures": [{"a": 1}, null]}', "no task fits its architecture"),
+        ('{"model_type": "x", "layers": ' + "9" * 5000 + "}", "valid JSON"),
+    ],
+)
+def test_a_config_of_another_form_is_a_sentence(tmp_path: Path, config: str, said: str) -> None:
+    (tmp_path / "config.json").write_text(config)
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    assert said in str(HuggingFaceSource(path=str(tmp_path)).check())
+
+
+def test_a_config_that_never_ends_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "config.json").symlink_to("/dev/zero")
+    assert "no plain file" in str(HuggingFaceSource(path=str(tmp_path)).check())
