@@ -28,5 +28,6 @@ def section(paths: Mapping[str, Path], baseline: str, feeds: dict[str, np.ndarra
     for name, parts in found.items():
         total, products = sum(parts.values()), parts[fusion_where.PRODUCTS]
         shown = " | ".join(f"{parts[group]:.1f}" for group in fusion_where.GROUPS)
-        text += f"| {name} | {shown} | {total:.1f} | {total / whole:.2f} | {products / whole:.2f} |\n"
+        label = name.replace(" | ", ", ")
+        text += f"| {label} | {shown} | {total:.1f} | {total / whole:.2f} | {products / whole:.2f} |\n"
     return text
