@@ -41,9 +41,10 @@ def write(
         shutil.copyfile(run_directory / artifact.file, version / file)
     elif backend == "onnxruntime":
         built = _manifest(engine_folder)
-        for path in engine_files:
-            if path.name in built.files:
-                shutil.copyfile(path, version / path.name)
+        for file_name in built.files:
+            if engine_folder / file_name not in engine_files:
+                raise UsageError(f"{engine_folder / file_name}: a file of the engine is not there.")
+            shutil.copyfile(engine_folder / file_name, version / file_name)
         config.optimized_already(described, is_optimized=built.is_optimized, threads=settings.get("threads"))
     else:
         for path in engine_files:
