@@ -21,8 +21,8 @@ def of_file(path: Path) -> str:
 
 
 def of_data(data: Any) -> str:
-    """sha256 of JSON-ready data in canonical form (sorted keys, no spaces)."""
-    text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    """sha256 of JSON-ready data in canonical form: sorted keys, no spaces, Python's names of infinities and NaN."""
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

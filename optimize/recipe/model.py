@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -17,22 +16,6 @@ PATH: dict[str, JsonValue] = {"format": "path"}
 
 REFERENCE: dict[str, JsonValue] = {"format": "path-or-function"}
 """Marks a field that may be "file.py:function", which is a path too, "module:function", or a plain path."""
-
-
-def _finite(value: Any) -> Any:
-    """`value` itself; JSON, which arguments are stored and compared as, has no infinite numbers.
-
-    Raises:
-        ValueError: When a number in it is infinite or none.
-    """
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"expected finite numbers, got {value}; pass it as text")
-    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        _finite(inner)
-    return value
-
-
-Arguments = Annotated[dict[str, Any], pydantic.AfterValidator(_finite)]
 
 
 class Section(pydantic.BaseModel):
@@ -63,7 +46,7 @@ class TorchSourceSpec(Section):
     factory: str = pydantic.Field(
         description='"package.module:function" or "file.py:function".', json_schema_extra=REFERENCE
     )
-    arguments: Arguments = pydantic.Field(default_factory=dict, description="Keyword arguments for it.")
+    arguments: dict[str, Any] = pydantic.Field(default_factory=dict, description="Keyword arguments for it.")
     opset: int | None = pydantic.Field(default=None, ge=18, description="Opset to export at.")
     ranges: dict[str, AxisRangeSpec] = pydantic.Field(default_factory=dict, description="Axis ranges by name.")
     files: tuple[str, ...] = pydantic.Field(
@@ -123,7 +106,9 @@ class DataSpec(Section):
     )
     samples: int | None = pydantic.Field(default=None, ge=1, description="How many samples to take; all if absent.")
     batch: int = pydantic.Field(default=8, ge=1, description="Samples per batch when the data comes one by one.")
-    arguments: Arguments = pydantic.Field(default_factory=dict, description="Keyword arguments for a function.")
+    arguments: dict[str, Any] = pydantic.Field(
+        default_factory=dict, description="Keyword arguments for a function."
+    )
 
 
 class ThroughputSpec(Section):

@@ -187,3 +187,20 @@ def test_interrupting_a_run_ends_with_130_and_the_next_one_goes_on(folder: Path)
     assert result.returncode == 0
     outcomes = {stage["name"]: stage["outcome"] for stage in report(folder)["stages"]}
     assert outcomes["capture"] == "reused"
+
+
+def test_an_infinite_number_reaches_the_data_function_and_is_told_apart(folder: Path) -> None:
+    (folder / "data.py").write_text(
+        "import numpy as np\n"
+        "def samples(limit):\n"
+        "    for seed in range(8):\n"
+        "        x = np.random.default_rng(seed).standard_normal(64).astype(np.float32)\n"
+        "        yield {'x': np.clip(x, -limit, limit)}\n"
+    )
+    for limit in (".inf", "0.5"):
+        data = f"  data: data.py:samples\n  arguments: {{limit: {limit}}}"
+        (folder / "tiny.yaml").write_text(tiny.RECIPE.replace("  data: random", data))
+        result = run(folder)
+        assert result.returncode == 0, result.stderr
+        feeds = next(stage for stage in report(folder)["stages"] if stage["name"] == "feeds")
+        assert feeds["outcome"] == "done"

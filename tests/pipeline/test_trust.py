@@ -69,12 +69,3 @@ def test_a_previous_report_that_is_there_is_no_problem(tmp_path: Path) -> None:
     (tmp_path / "earlier.json").write_text(json.dumps({"name": "tiny", "started_at": "", "verdict": "pass"}))
     recipe = reading.load(tiny.write_recipe(tmp_path, f"{tiny.RECIPE}previous: earlier.json\n"))
     assert preflight.plan(recipe).problems == ()
-
-
-@pytest.mark.parametrize("value", [".inf", "[1, {deep: .nan}]"])
-def test_a_number_without_end_among_arguments_is_a_fault_of_the_recipe(tmp_path: Path, value: str) -> None:
-    (tmp_path / "data.py").write_text("def samples(**arguments): ...\n")
-    data = f"  data: data.py:samples\n  arguments: {{scale: {value}}}"
-    path = tiny.write_recipe(tmp_path, tiny.RECIPE.replace("  data: random", data))
-    with pytest.raises(UsageError, match=r"tiny\.yaml:\d+:\d+: evaluate\.arguments.*expected finite numbers"):
-        reading.load(path)
