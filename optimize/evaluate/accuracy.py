@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -11,6 +12,7 @@ from optimize.errors import StageFailed, UsageError
 from optimize.evaluate.agreement import Decisions, Neighbours, can_decide, is_probability, is_unit
 from optimize.evaluate.distance import Distance
 from optimize.facts import AccuracyResult, OutputAccuracy
+from optimize.user_code import errors_of_user
 
 Array = np.ndarray[Any, Any]
 Arrays = Mapping[str, Array]
@@ -63,7 +65,8 @@ class Comparison:
 
         Raises:
             StageFailed: When no batch was added.
-            UsageError: When the user's metric fails.
+            UsageError: When the user's metric fails, or returns something else than names with numbers.
+            BackendMissing: When it imports a library that is not installed.
         """
         if self._batches == 0:
             raise StageFailed(f"accuracy of '{stage}': there was no evaluation data to compare on.")
@@ -126,14 +129,16 @@ class Comparison:
         outputs = {
             name: joined for name in shared if (joined := _joined([batch[name] for batch in batches])) is not None
         }
+        code = getattr(self._metric, "__code__", None)
+        with errors_of_user(Path(code.co_filename) if code else None, what="evaluate.metric failed"):
+            found: Any = self._metric(outputs, labels)
         try:
-            values = {str(name): float(value) for name, value in self._metric(outputs, labels).items()}
-        except Exception as error:  # a user's function may raise anything
+            return {str(name): float(value) for name, value in found.items()}
+        except (AttributeError, TypeError, ValueError, OverflowError) as error:
             raise UsageError(
-                f"evaluate.metric failed with {type(error).__name__}: {error}.",
+                f"evaluate.metric returned {type(found).__name__}, not names with numbers: {error}.",
                 hint="It gets ({output: array of all samples}, labels or None) and returns {name: value}.",
             ) from error
-        return values
 
     def _notes(self, judged: Decisions | None) -> list[str]:
         notes = []

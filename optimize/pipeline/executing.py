@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 from optimize.errors import OptimizeError
 from optimize.facts import StageRecord
 from optimize.pipeline import child, digests, environment
-from optimize.pipeline.stages import STAGES
+from optimize.pipeline.stages import STAGES, Stage
 from optimize.pipeline.store import Entry, Store
 
 
@@ -42,7 +42,13 @@ class Executor:
         self._fresh = fresh
 
     def stage(
-        self, name: str, inputs: Mapping[str, Any], payload: Mapping[str, Any], *, label: str | None = None
+        self,
+        name: str,
+        inputs: Mapping[str, Any],
+        payload: Mapping[str, Any],
+        *,
+        label: str | None = None,
+        runs_user_code: bool | None = None,
     ) -> Entry:
         """The finished step `name` for these inputs.
 
@@ -51,11 +57,14 @@ class Executor:
             inputs: All that decides the result, JSON data; hashed into the key.
             payload: What the step's process is sent; paths may differ between machines.
             label: The name in records, when it is not `name`.
+            runs_user_code: Whether it does this time, when that is not as `STAGES` says.
 
         Raises:
             OptimizeError: When the step fails; its record is kept first.
         """
         stage, label = STAGES[name], label or name
+        if runs_user_code is not None:
+            stage = dataclasses.replace(stage, runs_user_code=runs_user_code)
         went_in = {
             "stage": name,
             "code": environment.code_digest(),
@@ -73,7 +82,7 @@ class Executor:
                 entry = None if name in self._fresh else self.store.lookup(key)
                 outcome: Literal["done", "reused"] = "reused"
                 if entry is None:
-                    entry, outcome = self._compute(key, label, name, went_in, payload), "done"
+                    entry, outcome = self._compute(key, label, name, stage, went_in, payload), "done"
         except OptimizeError as error:
             self._record(StageRecord(name=label, outcome="failed", key=key, error=str(error)))
             raise
@@ -81,14 +90,18 @@ class Executor:
         return entry
 
     def _compute(
-        self, key: str, label: str, name: str, went_in: Mapping[str, Any], payload: Mapping[str, Any]
+        self,
+        key: str,
+        label: str,
+        name: str,
+        stage: Stage,
+        went_in: Mapping[str, Any],
+        payload: Mapping[str, Any],
     ) -> Entry:
         workspace = self.store.workspace(key)
         log = self._logs / f"{label.replace(' ', '-')}.log"
         try:
-            outcome = child.run(
-                STAGES[name], payload, workspace, log, self._watcher.progress, store=self.store.root
-            )
+            outcome = child.run(stage, payload, workspace, log, self._watcher.progress, store=self.store.root)
             return self.store.publish(
                 key,
                 name,

@@ -111,6 +111,10 @@ class Steps:
         self.passes = optimized
         outputs.place_model(optimized, self.output)
 
+    def _evaluate_inputs(self) -> dict[str, Any]:
+        """What decides how outputs are compared."""
+        return self.recipe.evaluate.model_dump(mode="json", exclude={"throughput"})
+
     def _is_random(self) -> bool:
         specs = (self.recipe.calibration, self.recipe.evaluate)
         return any(spec is not None and spec.data == "random" for spec in specs)
@@ -151,10 +155,13 @@ class Steps:
             "calibration": calibration and calibration["sha256"],
             "seed": recipe.seed,
             "reference": reference.key if per_pass and reference is not None else None,
+            "evaluate": self._evaluate_inputs() if per_pass else None,
             "engine": [recipe.engine, environment.identity()] if searches else None,
             "lessons": {asked: entry.key for asked, entry in self.lessons.items()},
         }
-        return self.executor.stage("passes", inputs, self._pass_payload(compared, shapes, model, feeds))
+        payload = self._pass_payload(compared, shapes, model, feeds)
+        has_metric = per_pass and recipe.evaluate.metric is not None
+        return self.executor.stage("passes", inputs, payload, runs_user_code=has_metric or None)
 
     def _pass_payload(
         self, compared: Mapping[str, Any], shapes: Mapping[str, Any], model: str, feeds: Entry | None
@@ -213,7 +220,7 @@ class Steps:
         evaluate = self.recipe.evaluate.model_dump(mode="json", exclude={"throughput"})
         entry = self.executor.stage(
             "accuracy",
-            {**keys, "compare": list(wanted), "evaluate": evaluate},
+            {**keys, "compare": list(wanted), "evaluate": self._evaluate_inputs()},
             {**compared, "compare": wanted},
             label=label,
         )
@@ -307,7 +314,7 @@ class Steps:
                     "capture": capture.key,
                     "optimized": optimized.key,
                     "feeds": self.feeds.facts if self.feeds is not None else None,
-                    "evaluate": self.recipe.evaluate.model_dump(mode="json", exclude={"throughput"}),
+                    "evaluate": self._evaluate_inputs(),
                     "gates": missed,
                 },
                 {**applied, "optimized": optimized_model, "gates": missed, "known": known},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import ml_dtypes
 import numpy as np
@@ -252,5 +253,20 @@ def test_a_users_metric_sees_all_samples_of_both_sides() -> None:
 def test_a_failing_metric_is_the_users_to_mend() -> None:
     comparison = Comparison(metric=lambda outputs, labels: {"a": outputs["nope"]})  # type: ignore[arg-type,dict-item]
     comparison.add({"y": np.ones((1, 2))}, {"y": np.ones((1, 2))})
-    with pytest.raises(UsageError, match=r"evaluate.metric failed with KeyError: 'nope'"):
+    with pytest.raises(UsageError, match=r"evaluate.metric failed: KeyError: 'nope' \(test_accuracy.py:\d+\)"):
+        comparison.result("engine")
+
+
+@pytest.mark.parametrize("returned", [[1.0], None, {"a": "high"}, {"a": [1, 2]}, {"a": 10**400}])
+def test_a_metric_that_returns_something_else_is_told_what_it_returned(returned: object) -> None:
+    comparison = Comparison(metric=lambda outputs, labels: returned)  # type: ignore[arg-type,return-value]
+    comparison.add({"y": np.ones((1, 2))}, {"y": np.ones((1, 2))})
+    with pytest.raises(UsageError, match=rf"evaluate.metric returned {type(returned).__name__}, not names"):
+        comparison.result("engine")
+
+
+def test_a_metric_that_ends_the_process_fails_like_any_other() -> None:
+    comparison = Comparison(metric=lambda outputs, labels: sys.exit(3))
+    comparison.add({"y": np.ones((1, 2))}, {"y": np.ones((1, 2))})
+    with pytest.raises(UsageError, match=r"evaluate.metric failed: SystemExit: 3 \(test_accuracy.py"):
         comparison.result("engine")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import subprocess
 import sys
@@ -43,6 +44,28 @@ def samples():
 """
 
 
+PER_PASS = tiny.RECIPE.replace("  batch: 8\n", "  batch: 8\n  attribution: passes\n  metric: metric.py:score\n")
+
+
+def run_until(step: str, store: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    words = ["run", "tiny.yaml", "--store", str(store), "-o", "out", "--until", step]
+    return subprocess.run(
+        [sys.executable, "-m", "optimize", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+
+
+def assert_whole(store: Path) -> None:
+    assert not (store / "planted").exists()
+    files = [path for path in (store / "objects").rglob("*") if path.is_file()]
+    assert files
+    assert all(path.read_bytes() != b"changed" for path in files)
+
+
 @needs_landlock
 def test_the_users_code_can_write_where_it_likes_but_not_into_the_store(tmp_path: Path) -> None:
     (tmp_path / "work").mkdir()
@@ -50,32 +73,43 @@ def test_the_users_code_can_write_where_it_likes_but_not_into_the_store(tmp_path
     store, beside = tmp_path / "kept" / "store", tmp_path / "work" / "file"
     tiny.write_recipe(tmp_path / "work", tiny.RECIPE.replace("data: random", "data: data.py:samples"))
     (tmp_path / "work" / "data.py").write_text(ATTACK.format(store=str(store), beside=str(beside)))
-    result = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "optimize",
-            "run",
-            "tiny.yaml",
-            "--store",
-            str(store),
-            "-o",
-            "out",
-            "--until",
-            "build",
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path / "work",
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
+    result = run_until("build", store, tmp_path / "work")
     assert result.returncode == 0, result.stderr
     assert beside.exists()
-    assert not (store / "planted").exists()
-    files = [path for path in (store / "objects").rglob("*") if path.is_file()]
-    assert files
-    assert all(path.read_bytes() != b"changed" for path in files)
+    assert_whole(store)
+
+
+@needs_landlock
+def test_a_metric_that_is_asked_after_every_pass_cannot_either(tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    (tmp_path / "kept").mkdir()
+    store, beside = tmp_path / "kept" / "store", tmp_path / "work" / "file"
+    tiny.write_recipe(tmp_path / "work", PER_PASS)
+    attack = ATTACK.partition("    rng = ")[0].replace("def samples()", "def score(outputs, labels)")
+    (tmp_path / "work" / "metric.py").write_text(
+        attack.format(store=str(store), beside=str(beside)) + "    return {'one': 1.0}\n"
+    )
+    result = run_until("passes", store, tmp_path / "work")
+    assert result.returncode == 0, result.stderr
+    assert beside.exists()
+    assert_whole(store)
+
+
+def test_a_changed_metric_is_asked_again_after_every_pass(tmp_path: Path) -> None:
+    tiny.write_recipe(tmp_path, PER_PASS)
+    (tmp_path / "metric.py").write_text(
+        "from worth import WORTH\ndef score(outputs, labels): return {'worth': WORTH}\n"
+        "def other(outputs, labels): return {'worth': 3.0}\n"
+    )
+    found = []
+    for worth, function in ((1.0, "score"), (2.0, "score"), (2.0, "other")):
+        (tmp_path / "worth.py").write_text(f"WORTH = {worth}\n")
+        (tmp_path / "tiny.yaml").write_text(PER_PASS.replace(":score", f":{function}"))
+        result = run_until("passes", tmp_path / "store", tmp_path)
+        assert result.returncode == 0, result.stderr
+        report = json.loads((tmp_path / "out" / "report.json").read_text())
+        found.append(next(item["accuracy"]["metrics"]["worth"] for item in report["passes"] if item["accuracy"]))
+    assert found == [1.0, 2.0, 3.0]
 
 
 @needs_landlock
