@@ -97,6 +97,14 @@ def create(
     allow_failed: Annotated[
         bool, typer.Option("--allow-failed", help="Bundle a run whose gates do not hold, too.")
     ] = False,
+    allow_libraries: Annotated[
+        bool,
+        typer.Option(
+            "--allow-libraries",
+            help="Let timing load native libraries that the run names; only runs you trust.",
+            rich_help_panel=TRITON,
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> None:
     """Bundle engine, ONNX, manifest, report, recipe and scripts that make it again."""
@@ -120,7 +128,13 @@ def create(
             pooling=pooling.value,
         )
         manifest = repository.write(
-            run, output, options, measure=measure, allow_failed=allow_failed, progress=progress
+            run,
+            output,
+            options,
+            measure=measure,
+            allow_failed=allow_failed,
+            allow_libraries=allow_libraries,
+            progress=progress,
         )
     else:
         from optimize.bundle import building

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 import pydantic
+from pydantic import JsonValue
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,10 +65,60 @@ class Artifact:
     details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
+PATH: dict[str, JsonValue] = {"format": "path"}
+"""Marks an option that names a file; a relative one starts from the recipe that says it."""
+
+PATH_OR_NAME: dict[str, JsonValue] = {"format": "path-or-name"}
+"""Marks an option that may also be a name without a folder, which the system's loader looks up."""
+
+
 class EngineOptions(pydantic.BaseModel):
     """Base of each engine's options: the keys under `engine:` in a recipe."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+    written: ClassVar[frozenset[str]] = frozenset()
+    """Options that name a file which the engine writes."""
+
+    def native_code(self) -> tuple[str, ...]:
+        """What these options name that is loaded as native code, or may be: "plugins: ./file.so"."""
+        return ()
+
+    def placed(self, base: Path) -> Self:
+        """These options with each relative path made to start from `base`."""
+        moved: dict[str, Any] = {}
+        for name, form in self._paths():
+            value = getattr(self, name)
+            moved[name] = (
+                tuple(_placed(item, base, form) for item in value)
+                if isinstance(value, tuple)
+                else value and _placed(value, base, form)
+            )
+        return self.model_copy(update=moved)
+
+    def files_read(self) -> tuple[Path, ...]:
+        """Files that these options name for the engine to read, in order; names for the loader apart."""
+        found: list[Path] = []
+        for name, form in self._paths():
+            value = getattr(self, name)
+            given = value if isinstance(value, tuple) else (value,)
+            if name not in self.written:
+                found += [Path(item) for item in given if item and is_path(item, form)]
+        return tuple(found)
+
+    def _paths(self) -> Iterator[tuple[str, str]]:
+        for name, field in type(self).model_fields.items():
+            if field.json_schema_extra in (PATH, PATH_OR_NAME):
+                yield name, str(dict(field.json_schema_extra)["format"])
+
+
+def is_path(text: str, form: str) -> bool:
+    """Whether an option marked with the format `form` holds a path, not a name."""
+    return form == PATH["format"] or "/" in text
+
+
+def _placed(text: str, base: Path, form: str) -> str:
+    return os.path.normpath(base.absolute() / text) if is_path(text, form) else text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +177,11 @@ class Engine(Protocol):
     name: ClassVar[str]
 
     def check(self) -> str | None:
-        """Why this engine cannot run here, with what to install, or None."""
+        """Why this engine cannot build here, with what to install, or None."""
+        ...
+
+    def check_run(self) -> str | None:
+        """Why what it builds cannot be opened and run here, with what to install, or None."""
         ...
 
     def build(self, request: BuildRequest, progress: Progress) -> Artifact:

@@ -54,6 +54,10 @@ class OnnxRuntimeOptions(EngineOptions):
         default=False, description="Keep the engine that TensorRT's providers compile inside the artifact."
     )
 
+    def native_code(self) -> tuple[str, ...]:
+        """Every option of the provider: some of them load libraries, and each provider has its own."""
+        return tuple(f"provider_options: {option}" for option in self.provider_options)
+
 
 class OnnxRuntimeEngine:
     """Satisfies `Engine`. Cheap until `build` or `open`."""
@@ -66,6 +70,10 @@ class OnnxRuntimeEngine:
     def check(self) -> str | None:
         """Why the provider cannot run here, with what to install, or None."""
         return missing(self.options.provider)
+
+    def check_run(self) -> str | None:
+        """The same: what is needed to build is what runs."""
+        return self.check()
 
     def build(self, request: BuildRequest, progress: Progress) -> Artifact:
         """Optimise the graph, verify it, and save it with its weights beside it.

@@ -36,6 +36,7 @@ class TensorRTEngine:
             library = tensorrt_library.load()
             if not library.flavour.builds_without_device:
                 tensorrt_device.require()
+            tensorrt_plugins.require(self.options.plugins)
         except BackendMissing as error:
             return str(error)
         return None
@@ -45,6 +46,7 @@ class TensorRTEngine:
         try:
             tensorrt_library.load()
             tensorrt_device.require()
+            tensorrt_plugins.require(self.options.plugins)
             if BUILTIN in self.options.plugins:
                 tensorrt_plugin_builtin.require_runtime()
         except BackendMissing as error:

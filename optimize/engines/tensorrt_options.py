@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import pydantic
 
-from optimize.engines.base import EngineOptions
+from optimize.engines.base import PATH, PATH_OR_NAME, EngineOptions
+from optimize.engines.tensorrt_plugin_builtin import BUILTIN
 from optimize.figures import parse_limit
 
 
@@ -43,6 +44,8 @@ class Shapes(EngineOptions):
 class TensorRTOptions(EngineOptions):
     """How TensorRT builds and runs. Left out, each key keeps the builder's own default."""
 
+    written: ClassVar[frozenset[str]] = frozenset({"timing_cache"})
+
     kind: Literal["tensorrt"] = "tensorrt"
     profiles: tuple[dict[str, Shapes], ...] = pydantic.Field(
         default=(),
@@ -50,8 +53,9 @@ class TensorRTOptions(EngineOptions):
     )
     plugins: tuple[str, ...] = pydantic.Field(
         default=(),
-        description="Plugin libraries to load, for building and for running; `builtin` is the product's own, for "
-        "products with 8-bit weights.",
+        description="Plugin libraries to load, for building and for running: `./file.so`, or a bare name that the "
+        "system's loader looks up; `builtin` is the product's own, for products with 8-bit weights.",
+        json_schema_extra=PATH_OR_NAME,
     )
     builder_optimization_level: int | None = pydantic.Field(
         default=None, ge=0, le=5, description="How long to search for fast kernels, 0 (quick) to 5."
@@ -66,7 +70,9 @@ class TensorRTOptions(EngineOptions):
         default=None, description="Kernel libraries to choose from, by their names in `TacticSource`."
     )
     timing_cache: str | None = pydantic.Field(
-        default=None, description="File of kernel timings shared between builds; absent: one in the store."
+        default=None,
+        description="File of kernel timings shared between builds; absent: one in the store.",
+        json_schema_extra=PATH,
     )
     max_aux_streams: int | None = pydantic.Field(
         default=None, ge=0, description="Extra streams the engine may run layers on."
@@ -91,6 +97,7 @@ class TensorRTOptions(EngineOptions):
     refit_from: str | None = pydantic.Field(
         default=None,
         description="ONNX file to fill a stripped plan from; absent: the file it was built from.",
+        json_schema_extra=PATH,
     )
     weight_streaming: bool = pydantic.Field(
         default=False, description="Keep weights in host memory and stream them in."
@@ -105,6 +112,10 @@ class TensorRTOptions(EngineOptions):
     cuda_graph: bool = pydantic.Field(
         default=True, description="Replay inference as a CUDA graph when shapes repeat."
     )
+
+    def native_code(self) -> tuple[str, ...]:
+        """Every plugin library; `builtin` is our own code."""
+        return tuple(f"plugins: {library}" for library in self.plugins if library != BUILTIN)
 
     @pydantic.field_validator("compute_capabilities")
     @classmethod

@@ -38,6 +38,17 @@ def load(library: Library, paths: Sequence[str]) -> None:
         tensorrt_plugin_builtin.register(library)
 
 
+def require(paths: Sequence[str]) -> None:
+    """Refuse libraries whose files are not there; names without a folder are for the loader to find.
+
+    Raises:
+        BackendMissing: Naming the first.
+    """
+    for path in paths:
+        if "/" in path and not Path(path).is_file():
+            raise BackendMissing(f"there is no plugin library {path}.", hint="Correct `plugins` under `engine:`.")
+
+
 def check(needed: Sequence[str], given: Sequence[str], plan: str) -> None:
     """Refuse a plan whose plugin libraries are not named.
 

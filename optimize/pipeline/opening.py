@@ -96,11 +96,24 @@ def source_of(recipe: Recipe, *, allow_pickle: bool = False) -> Source:
     return OnnxSource(path=spec.path, ranges=ranges, base=recipe.base)
 
 
-def engine_of(options: Mapping[str, Any]) -> Engine:
-    """The engine that `engine:` names."""
+def engine_of(recipe: Recipe, **changes: Any) -> Engine:
+    """The engine that a recipe names, its paths starting from the recipe's base.
+
+    Args:
+        recipe: The run.
+        changes: Options to set beside, or instead of, the recipe's own.
+    """
     from optimize.engines import registry
 
-    return registry.create(options)
+    return registry.create({**recipe.engine, **changes}, recipe.base)
+
+
+def engine_files(recipe: Recipe) -> dict[str, Path]:
+    """Files that the engine reads by the recipe's word, such as plugin libraries, by their place in it."""
+    from optimize.engines import registry
+
+    files = registry.read_options(recipe.engine).placed(recipe.base).files_read()
+    return {str(number): path for number, path in enumerate(files) if path.is_file()}
 
 
 def local(directory: Path, name: str) -> Path:

@@ -60,8 +60,7 @@ def plan(
     source = opening.source_of(recipe, allow_pickle=allow_pickle)
     if problem := source.check():
         problems.append(_source_problem(recipe, source, problem))
-    needs_engine = until != "passes" or any(item.name == "quantize.auto" for item in recipe.passes)
-    if needs_engine and (problem := opening.engine_of(recipe.engine).check()):
+    if problem := _engine_problem(recipe, until):
         problems.append(BackendMissing(problem))
     needs_calibration = False
     lines = [f"capture     {_source_line(recipe)}"]
@@ -115,6 +114,20 @@ def plan(
         elif problem := disk_problem(files, store):
             problems.append(StageFailed(problem))
     return Plan(target, tuple(lines), tuple(problems), needs_calibration, needs)
+
+
+def _engine_problem(recipe: Recipe, until: Literal["passes", "build"] | None) -> str | None:
+    """Why the engine cannot be built here or, where the run goes on to open it, cannot run; or None."""
+    searches = any(item.name == "quantize.auto" for item in recipe.passes)  # it times what it builds
+    if until == "passes" and not searches:
+        return None
+    engine = opening.engine_of(recipe)
+    if problem := engine.check():
+        return problem
+    if until == "build" and not searches:
+        return None
+    problem = engine.check_run()
+    return f"{problem} Or stop after the build, with --until build." if problem and not searches else problem
 
 
 def disk_problem(files: tuple[Path, ...], store: Path) -> str | None:

@@ -91,8 +91,8 @@ class Steps:
             found = self._accuracy("accuracy of models", keys, compared, wanted)
             per_pass = [AccuracyResult.model_validate(item["accuracy"]) for item in self._passes_with_accuracy()]
             self.accuracy = (found[0], *per_pass, *found[1:])
-        baseline = self._baseline(capture, model, shapes) if self.until is None else None
-        self.engine = engine = self._build("build", optimized.facts["sha256"], optimized_model, shapes)
+        baseline = self._baseline(capture, model, shapes, base) if self.until is None else None
+        self.engine = engine = self._build("build", optimized.facts["sha256"], optimized_model, shapes, base)
         outputs.place_engine(engine, self.output)
         engine_path = str(engine.directory / engine.facts["path"])
         if self.until == "build":
@@ -156,7 +156,7 @@ class Steps:
             "seed": recipe.seed,
             "reference": reference.key if per_pass and reference is not None else None,
             "evaluate": self._evaluate_inputs() if per_pass else None,
-            "engine": [recipe.engine, environment.identity()] if searches else None,
+            "engine": [*self._engine_inputs().values()] if searches else None,
             "lessons": {asked: entry.key for asked, entry in self.lessons.items()},
         }
         payload = self._pass_payload(compared, shapes, model, feeds)
@@ -193,21 +193,30 @@ class Steps:
         assert self.passes is not None
         return [item for item in self.passes.facts["passes"] if item["accuracy"] is not None]
 
-    def _build(self, label: str, sha256: str, model: str, shapes: Mapping[str, Any]) -> Entry:
+    def _engine_inputs(self) -> dict[str, Any]:
+        """What decides which engine comes out of a model."""
+        return {
+            "engine": self.recipe.engine,
+            "engine_files": self.store.digests.of_all(opening.engine_files(self.recipe)),
+            "device": environment.identity(),
+        }
+
+    def _build(
+        self, label: str, sha256: str, model: str, shapes: Mapping[str, Any], base: Mapping[str, Any]
+    ) -> Entry:
         assert self.feeds is not None
         return self.executor.stage(
             label,
             {
                 "model": sha256,
-                "engine": self.recipe.engine,
+                **self._engine_inputs(),
                 "ranges": shapes["ranges"],
-                "device": environment.identity(),
                 "sample": self.feeds.facts["evaluation"]["sha256"],
             },
             {
+                **base,
                 "feeds": str(self.feeds.directory),
                 "model": model,
-                "engine": self.recipe.engine,
                 "ranges": shapes["ranges"],
                 "cache": str(self.store.root / "build-cache"),
             },
@@ -217,7 +226,6 @@ class Steps:
         self, label: str, keys: Mapping[str, str], compared: Mapping[str, Any], wanted: Mapping[str, str]
     ) -> tuple[AccuracyResult, ...]:
         """Compare the wanted stages ({"export": path, …}) with the reference, in the order given."""
-        evaluate = self.recipe.evaluate.model_dump(mode="json", exclude={"throughput"})
         entry = self.executor.stage(
             "accuracy",
             {**keys, "compare": list(wanted), "evaluate": self._evaluate_inputs()},
@@ -226,12 +234,14 @@ class Steps:
         )
         return tuple(AccuracyResult.model_validate(item) for item in entry.facts["accuracy"])
 
-    def _baseline(self, capture: Entry, model: str, shapes: Mapping[str, Any]) -> Entry | None:
+    def _baseline(
+        self, capture: Entry, model: str, shapes: Mapping[str, Any], base: Mapping[str, Any]
+    ) -> Entry | None:
         spec = self.recipe.evaluate.throughput
         if spec is None or "exported" not in spec.contenders:
             return None
         try:
-            return self._build("build baseline", capture.facts["sha256"], model, shapes)
+            return self._build("build baseline", capture.facts["sha256"], model, shapes, base)
         except errors.StageFailed as failure:
             self.executor.records[-1] = StageRecord(name="build baseline", outcome="not run", notes=(str(failure),))
             self.notes.append(f"The exported model could not be built as it is, so it was not timed: {failure}")

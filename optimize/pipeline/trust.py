@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import PurePath
+import os
+from pathlib import Path, PurePath
 
-from optimize.engines.tensorrt_plugin_builtin import BUILTIN
+from optimize.engines import registry
 from optimize.errors import UsageError
 from optimize.recipe.model import Recipe, TorchSourceSpec
 
 
 def code_named_by(recipe: Recipe) -> list[str]:
-    """Everything a recipe names that running it would execute: Python functions, native libraries; with its key.
-
-    Options of ONNX Runtime's providers count as such: some of them load libraries, and each provider has its own.
-    """
+    """Everything a recipe names that running it would execute: Python functions, native libraries; with its key."""
     named = []
     if isinstance(recipe.source, TorchSourceSpec):
         named.append(f"source.factory: {recipe.source.factory}")
@@ -22,19 +20,19 @@ def code_named_by(recipe: Recipe) -> list[str]:
             named.append(f"{key}.data: {spec.data}")
     if recipe.evaluate.metric:
         named.append(f"evaluate.metric: {recipe.evaluate.metric}")
-    named += [f"engine.plugins: {library}" for library in recipe.engine.get("plugins") or () if library != BUILTIN]
-    named += [f"engine.provider_options: {option}" for option in recipe.engine.get("provider_options") or ()]
-    return named
+    return named + [f"engine.{code}" for code in registry.read_options(recipe.engine).native_code()]
 
 
 def written_outside(recipe: Recipe) -> list[str]:
     """Places outside the working folder that running a recipe would write to, with their keys."""
-    places = {"output": recipe.output, "engine.timing_cache": recipe.engine.get("timing_cache")}
-    return [
-        f"{key}: {place}"
-        for key, place in places.items()
-        if place is not None and (PurePath(place).is_absolute() or ".." in PurePath(place).parts)
-    ]
+    found = []
+    if PurePath(recipe.output).is_absolute() or ".." in PurePath(recipe.output).parts:
+        found.append(f"output: {recipe.output}")
+    cache = recipe.engine.get("timing_cache")
+    # Lexically, as the engine's paths are joined to the base, which itself may be behind a link.
+    if cache is not None and not Path(os.path.normpath(recipe.base.resolve() / cache)).is_relative_to(Path.cwd()):
+        found.append(f"engine.timing_cache: {cache}")
+    return found
 
 
 def refuse_code(recipe: Recipe) -> None:

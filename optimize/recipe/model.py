@@ -9,10 +9,9 @@ from typing import Annotated, Any, Literal, Self
 import pydantic
 from pydantic import JsonValue
 
-SCHEMA_VERSION = 1
+from optimize.engines.base import PATH
 
-PATH: dict[str, JsonValue] = {"format": "path"}
-"""Marks a field that names a file or folder; a relative one starts from the recipe that says it."""
+SCHEMA_VERSION = 1
 
 REFERENCE: dict[str, JsonValue] = {"format": "path-or-function"}
 """Marks a field that may be "file.py:function", which is a path too, "module:function", or a plain path."""

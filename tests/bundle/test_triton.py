@@ -18,6 +18,7 @@ from optimize.bundle import verifying
 from optimize.bundle.triton import batching, repository
 from optimize.bundle.triton.options import ServingOptions
 from optimize.bundle.triton.tensors import Interface, Tensor
+from optimize.engines.tensorrt import TensorRTEngine
 from optimize.errors import UsageError
 from tests.support import runs
 
@@ -212,3 +213,22 @@ def test_sizes_that_would_take_too_long_are_not_timed() -> None:
     )
     assert list(found) == [1, 2]
     assert seen == ["timing batches of 1", "timing batches of 2", "timing batches of 4"]
+
+
+def test_a_run_whose_libraries_are_trusted_is_timed_from_its_recipes_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = {"kind": "tensorrt", "plugins": ["./own.so"]}
+    runs.finish(tmp_path / "run", source=RANGES, recipe={"engine": engine})
+    (tmp_path / "run" / "recipe.base").write_text("../recipes\n")
+    opened: list[tuple[str, ...]] = []
+
+    def remember(self: TensorRTEngine, artifact: Path) -> Any:
+        opened.append(self.options.plugins)
+        raise UsageError("seen")
+
+    monkeypatch.setattr(TensorRTEngine, "open", remember)
+    options = ServingOptions(name="tiny")
+    with pytest.raises(UsageError, match="seen"):
+        repository.write(tmp_path / "run", tmp_path / "repo", options, measure=True, allow_libraries=True)
+    assert opened == [(str(tmp_path / "recipes" / "own.so"),)]

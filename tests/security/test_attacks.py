@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import pytest
 
-from tests.support import tiny
+from tests.support import runs, tiny
 
 ROOT = Path(__file__).parents[2]
 
@@ -213,3 +213,18 @@ def test_no_library_here_opens_a_connection(folder: Path) -> None:
         env={**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"},
     )
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize(
+    ("engine", "said"),
+    [
+        ({"kind": "tensorrt", "plugins": ["./evil.so"]}, "plugins: ./evil.so"),
+        ({"kind": "onnxruntime", "provider_options": {"trt_extra_plugin_lib_paths": "x"}}, "provider_options: trt"),
+        ({"kind": "onnxruntime", "nonsense": 1}, "engine.nonsense: Extra inputs are not permitted"),
+    ],
+)
+def test_libraries_that_a_run_names_are_not_loaded_unasked(tmp_path: Path, engine: object, said: str) -> None:
+    ranges = {"ranges": {"batch": {"minimum": 1, "typical": 4, "maximum": 16}}}
+    runs.finish(tmp_path / "run", source=ranges, recipe={"engine": engine})
+    refused(optimize("bundle", "create", "run", "-o", "repo", "--format", "triton", cwd=tmp_path), said)
+    assert not (tmp_path / "repo").exists()

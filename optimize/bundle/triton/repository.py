@@ -19,6 +19,7 @@ from optimize.bundle.triton.tensors import Interface, interface
 from optimize.engines import registry
 from optimize.engines.base import Progress
 from optimize.errors import UsageError
+from optimize.recipe import resolving
 from optimize.report.model import Report
 
 
@@ -29,6 +30,7 @@ def write(
     *,
     measure: bool = False,
     allow_failed: bool = False,
+    allow_libraries: bool = False,
     progress: Progress = quiet,
 ) -> Manifest:
     """Write a repository, or add a version to one that this wrote before.
@@ -37,6 +39,7 @@ def write(
         run_directory: The output folder of a finished `optimize run`.
         destination: A new folder; or an existing repository of the same model without this version.
         measure: Time the engine at several batch sizes here, and prefer those that pay.
+        allow_libraries: Whether timing may load native libraries that the run names.
         progress: Told what is being done.
 
     Raises:
@@ -48,7 +51,7 @@ def write(
     io = interface(report, options.max_batch)
     curve: dict[int, float] = {}
     if measure and io.max_batch:
-        curve = _measure(report, run_directory, io, progress)
+        curve = _measure(report, run_directory, io, progress, allow_libraries=allow_libraries)
         chosen = batching.preferred(curve)
         options = dataclasses.replace(
             options, preferred_batches=chosen, queue_delay_us=batching.queue_delay_us(curve, chosen)
@@ -74,10 +77,26 @@ def write(
     return manifest
 
 
-def _measure(report: Report, run_directory: Path, io: Interface, progress: Progress) -> dict[int, float]:
-    engine = registry.create(report.recipe.get("engine", {}))
+def _measure(
+    report: Report, run_directory: Path, io: Interface, progress: Progress, *, allow_libraries: bool
+) -> dict[int, float]:
+    section = report.recipe.get("engine", {})
+    code = registry.read_options(section).native_code()
+    if code and not allow_libraries:
+        raise UsageError(
+            f"{run_directory}: timing its engine here loads libraries that the run names: {'; '.join(code)}.",
+            hint="Pass --allow-libraries if you trust the run, or --no-measure.",
+        )
+    engine = registry.create(section, _base(run_directory))
     with engine.open(run_directory / _engine_file(report)) as session:
         return batching.curve(session, io, progress)
+
+
+def _base(run_directory: Path) -> Path:
+    """The folder that paths in the run's recipe start from."""
+    named = run_directory / resolving.BASE_FILE
+    lines = named.read_text(encoding="utf-8").splitlines() if named.is_file() else []
+    return run_directory / lines[0] if lines else run_directory
 
 
 def _engine_file(report: Report) -> str:

@@ -19,7 +19,7 @@ def run(payload: Mapping[str, Any], directory: Path, progress: Progress) -> dict
         if wanted.get(stage):
             results.append(comparing.compare_onnx(Path(wanted[stage]), stage, payload, progress))
     if wanted.get("engine"):
-        engine = opening.engine_of(recipe.engine)
+        engine = opening.engine_of(recipe)
         with engine.open(Path(wanted["engine"])) as session:
             results.append(comparing.compare(session, "engine", payload, progress))
     return {"accuracy": [result.model_dump(mode="json") for result in results]}

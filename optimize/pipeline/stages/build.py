@@ -11,8 +11,8 @@ from optimize.pipeline import batches, opening
 
 
 def run(payload: Mapping[str, Any], directory: Path, progress: Progress) -> dict[str, Any]:
-    """Build `payload["model"]` with the recipe's engine options into `directory/engine`."""
-    engine = opening.engine_of(payload["engine"])
+    """Build `payload["model"]` with the recipe's engine into `directory/engine`."""
+    engine = opening.engine_of(opening.recipe_from(payload))
     into = directory / "engine"
     into.mkdir()
     artifact = engine.build(

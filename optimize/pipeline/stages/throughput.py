@@ -82,10 +82,9 @@ def open_contender(
             threads=threads, compiled=contender == "compiled", device=device
         )
     assert path is not None
-    options = dict(recipe.engine)
-    if threads is not None and options["kind"] == "onnxruntime":
-        options.setdefault("threads", threads)
-    return opening.engine_of(options).open(Path(path))
+    is_open = "threads" in recipe.engine and recipe.engine["threads"] is None
+    changes = {"threads": threads} if threads is not None and is_open else {}
+    return opening.engine_of(recipe, **changes).open(Path(path))
 
 
 def timing_feeds(payload: Mapping[str, Any]) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def context_of(payload: Mapping[str, Any], model: ir.Model, scratch: Path, progr
         judge = StoredJudge(
             calibration=calibration,
             reference=ir.load(payload["model"]),
-            engine=opening.engine_of(recipe.engine),
+            engine=opening.engine_of(recipe),
             ranges=opening.ranges_of(payload["ranges"]),
             scratch=scratch,
             kind=recipe.evaluate.kind,
