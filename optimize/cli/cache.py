@@ -21,7 +21,8 @@ def ls(
     """List finished steps, oldest first."""
     from optimize.pipeline.store import Store
 
-    entries = Store(store_folder(store)).entries()
+    kept = Store(store_folder(store))
+    entries = kept.entries()
     if as_json:
         console.out_json(
             [{"key": item.key, "stage": item.stage, "bytes": item.size_bytes, **item.record} for item in entries]
@@ -29,9 +30,11 @@ def ls(
         return
     for item in entries:
         made = time.strftime("%Y-%m-%d %H:%M", time.localtime(float(item.record["made_at"])))
-        figures = f"{item.size_bytes / 1e6:9.1f} MB  {item.record['seconds']:7.1f} s"
+        figures = f"{item.size_bytes / 1e6:9.1f} MB  {float(item.record['seconds']):7.1f} s"
         console.out(f"{item.key[:12]}  {item.stage:<14} {figures}  {made}")
     console.out(f"{len(entries)} steps, {sum(item.size_bytes for item in entries) / 1e6:.1f} MB")
+    if damaged := len(kept.damaged()):
+        console.out(f"{damaged} damaged, of no use; `optimize cache prune` removes what is damaged")
 
 
 @app.command("explain")
@@ -67,7 +70,7 @@ def prune(
     days: Annotated[float, typer.Option(help="Remove steps older than this many days.")] = 30.0,
     everything: Annotated[bool, typer.Option("--all", help="Remove every step.")] = False,
 ) -> None:
-    """Remove old steps and what dead runs left."""
+    """Remove old steps, damaged ones, and what dead runs left."""
     from optimize.pipeline.store import Store
 
     kept = Store(store_folder(store))
@@ -76,6 +79,9 @@ def prune(
     freed = removed = 0
     for entry in kept.entries():
         if everything or float(entry.record["made_at"]) < oldest:
-            freed += kept.remove(entry)
+            freed += kept.remove(entry.directory)
             removed += 1
+    for directory in kept.damaged():
+        freed += kept.remove(directory)
+        removed += 1
     console.out(f"removed {removed} steps ({freed / 1e6:.1f} MB) and {swept} left-over workspaces")

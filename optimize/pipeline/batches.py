@@ -20,7 +20,7 @@ def write(directory: Path, batches: Iterable[Mapping[str, Array]]) -> int:
     directory.mkdir(parents=True)
     count = 0
     for count, batch in enumerate(batches, start=1):
-        array_files.write(directory / f"{count - 1:05d}.npz", batch)
+        array_files.write(directory / f"{count - 1:08d}.npz", batch)
     return count
 
 

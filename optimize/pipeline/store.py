@@ -16,15 +16,42 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import filelock
+import pydantic
 
 from optimize.errors import StageFailed, UsageError
 from optimize.pipeline import digests, files
 
 ENTRY = "entry.json"
 _LAYOUT = 1
+_YEAR_10000_S = 253_402_300_800.0
+
+
+class _File(pydantic.BaseModel):
+    size: int
+    mtime_ns: int
+
+
+class _Record(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="allow")
+
+    made_at: float = pydantic.Field(ge=0, lt=_YEAR_10000_S)
+    seconds: float = 0.0
+
+
+class _Stored(pydantic.BaseModel):
+    """What `entry.json` holds."""
+
+    layout: Literal[1]
+    key: str = pydantic.Field(pattern="^[0-9a-f]{64}$")
+    stage: str = pydantic.Field(pattern="^[a-z ]+$")
+    facts: dict[str, Any]
+    inputs: dict[str, Any]
+    record: _Record
+    files: dict[str, _File]
+    dependencies: dict[str, str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +77,7 @@ class Entry:
     @property
     def size_bytes(self) -> int:
         """Bytes of all its files."""
-        return sum(item.stat().st_size for item in self.directory.rglob("*") if item.is_file())
+        return _size_bytes(self.directory)
 
 
 class Store:
@@ -78,19 +105,17 @@ class Store:
         """The finished stage under `key`, or None when there is none or it was tampered with."""
         directory = self._object(key)
         try:
-            data = json.loads((directory / ENTRY).read_bytes())
-            if data["layout"] != _LAYOUT or data["key"] != key:
-                return None
-            for name, known in data["files"].items():
+            stored = _read(directory)
+            for name, known in stored.files.items():
                 stat = (directory / name).stat()
-                if stat.st_size != known["size"] or stat.st_mtime_ns != known["mtime_ns"]:
+                if stat.st_size != known.size or stat.st_mtime_ns != known.mtime_ns:
                     return None
-            for path, known in data["dependencies"].items():
-                if digests.of_file(Path(path)) != known:
+            for path, digest in stored.dependencies.items():
+                if digests.of_file(Path(path)) != digest:
                     return None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError):
             return None
-        return Entry(key, data["stage"], directory, data["facts"], data["inputs"], data["record"])
+        return _entry(stored, directory)
 
     @contextlib.contextmanager
     def lock(self, key: str, *, on_wait: Any = None) -> Iterator[None]:
@@ -158,23 +183,28 @@ class Store:
         shutil.rmtree(workspace, ignore_errors=True)
 
     def entries(self) -> list[Entry]:
-        """Every finished stage, oldest first."""
+        """Every finished stage, oldest first; damaged ones are left out."""
         found = []
-        for directory in (self.root / "objects").glob("??/*"):
-            try:
-                data = json.loads((directory / ENTRY).read_bytes())
-                found.append(
-                    Entry(data["key"], data["stage"], directory, data["facts"], data["inputs"], data["record"])
-                )
-            except (OSError, ValueError, KeyError, TypeError):
-                continue
-        return sorted(found, key=lambda entry: float(entry.record.get("made_at", 0.0)))
+        for directory in self._objects():
+            with contextlib.suppress(OSError, ValueError):
+                found.append(_entry(_read(directory), directory))
+        return sorted(found, key=lambda entry: float(entry.record["made_at"]))
 
-    def remove(self, entry: Entry) -> int:
-        """Remove one finished stage; bytes freed."""
-        size = entry.size_bytes
-        with self.lock(entry.key):
-            self._discard(entry.directory)
+    def damaged(self) -> list[Path]:
+        """Where something lies that is no finished stage, or no longer one; no run uses it."""
+        found = []
+        for directory in self._objects():
+            try:
+                _read(directory)
+            except (OSError, ValueError):
+                found.append(directory)
+        return found
+
+    def remove(self, directory: Path) -> int:
+        """Remove one finished stage, or what is left of one; bytes freed."""
+        size = _size_bytes(directory)
+        with self.lock(directory.name):
+            self._discard(directory)
         return size
 
     def sweep(self) -> int:
@@ -191,6 +221,9 @@ class Store:
                 continue
         return removed
 
+    def _objects(self) -> list[Path]:
+        return sorted((self.root / "objects").glob("??/*"))
+
     def _object(self, key: str) -> Path:
         return self.root / "objects" / key[:2] / key
 
@@ -203,6 +236,38 @@ class Store:
         hidden = Path(tempfile.mkdtemp(prefix=f"{directory.name}-", dir=self.root / "tmp"))
         os.rename(directory, hidden / "old")
         shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _read(directory: Path) -> _Stored:
+    """The entry of a finished stage.
+
+    Raises:
+        OSError: When there is none.
+        ValueError: When it is damaged, lies in the wrong place or is of another layout.
+    """
+    try:
+        stored = _Stored.model_validate(json.loads((directory / ENTRY).read_bytes()))
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+    if stored.key != directory.name or stored.key[:2] != directory.parent.name:
+        raise ValueError("it lies under another key")
+    return stored
+
+
+def _entry(stored: _Stored, directory: Path) -> Entry:
+    return Entry(
+        stored.key, stored.stage, directory, stored.facts, stored.inputs, stored.record.model_dump(mode="python")
+    )
+
+
+def _size_bytes(directory: Path) -> int:
+    """Bytes of all files below; another process may be taking some away."""
+    size = 0
+    for item in directory.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            if item.is_file():
+                size += item.stat().st_size
+    return size
 
 
 def default_root() -> Path:

@@ -146,6 +146,9 @@ def parse(text: str, origin: Place) -> Node:
     except YAMLError as error:
         message = " ".join(str(error).split())
         raise RecipeError([Fault("", f"not valid YAML: {message}", file=origin.file, line=1, column=1)]) from None
+    except (ValueError, OverflowError) as error:  # an escape such as "\\U00110000", which no character has
+        message = f"not valid YAML: {error}"
+        raise RecipeError([Fault("", message, file=origin.file, line=1, column=1)]) from None
     except RecursionError:
         raise RecipeError([Fault("", _TOO_DEEP, file=origin.file, line=1, column=1)]) from None
     if root is None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
 
+from optimize import foreign_files
 from optimize.report.model import Report
+
+LARGEST = 1 << 20
+"""Bytes, as for a recipe that is to be run."""
 
 
 def recipe_file(report: Report) -> str:
@@ -22,24 +27,29 @@ def recipe_file(report: Report) -> str:
 
 
 def gate_line(file: Path, gate: str) -> int:
-    """The 1-based line of a gate in a recipe; 1 when the file is not there, or inherits the gate."""
+    """The 1-based line of a gate in a recipe; 1 when the file is no recipe, or inherits the gate."""
     try:
-        data = YAML(typ="rt", pure=True).load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, YAMLError):
+        # Nodes alone: values that YAML cannot turn into numbers or dates do not matter here.
+        root = YAML(typ="safe", pure=True).compose(foreign_files.content(file, LARGEST).decode("utf-8-sig"))
+    except (OSError, ValueError, OverflowError, RecursionError, YAMLError):
         return 1
-    gates = data.get("gates") if isinstance(data, dict) else None
-    return _line(gates, gate) or 1
+    return next((line for key, _, gates in _entries(root) if key == "gates" and (line := _line(gates, gate))), 1)
 
 
-def _line(gates: Any, path: str) -> int | None:
+def _line(gates: Node, path: str) -> int | None:
     """Keys may be nested, dotted, or both: {accuracy: {cosine.min: 0.99}}."""
-    if not isinstance(gates, dict):
-        return None
-    for key, value in gates.items():
+    for key, line, value in _entries(gates):
         if key == path:
-            return int(gates.lc.key(key)[0]) + 1  # type: ignore[attr-defined]
+            return line
         if path.startswith(f"{key}."):
-            line = _line(value, path[len(str(key)) + 1 :])
-            if line is not None:
-                return line
+            found = _line(value, path[len(key) + 1 :])
+            if found is not None:
+                return found
     return None
+
+
+def _entries(node: Node | None) -> Iterator[tuple[str, int, Node]]:
+    """Each key of a mapping that is text, its 1-based line, and its value; none of anything else."""
+    for key, value in node.value if isinstance(node, MappingNode) else ():
+        if isinstance(key, ScalarNode):
+            yield str(key.value), key.start_mark.line + 1, value

@@ -160,7 +160,7 @@ def _write_batches(folder: Path, context: PassContext) -> Path:
     folder.mkdir()
     for number, feeds in enumerate(calibration.feeds()):
         _refuse_not_finite(feeds, number)
-        array_files.write(folder / f"{number:05d}.npz", feeds)
+        array_files.write(folder / f"{number:08d}.npz", feeds)
     return folder
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import time
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from optimize.cli.main import app
 from optimize.errors import UsageError
 from optimize.pipeline.store import ENTRY, Store
 
@@ -57,6 +60,51 @@ def test_a_damaged_entry_is_not_found_and_can_be_published_again(tmp_path: Path,
     entry = store.lookup(KEY)
     assert entry is not None
     assert (entry.directory / "model.onnx").read_text() == "again"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"record": {"seconds": "long", "made_at": 1.0}},
+        {"record": {"seconds": 1.0, "made_at": "yesterday"}},
+        {"record": {"seconds": 1.0, "made_at": 1e300}},
+        {"record": {"seconds": 1.0, "made_at": float("nan")}},
+        {"record": {"seconds": 1.0}},
+        {"record": [1, 2]},
+        {"inputs": [1, 2]},
+        {"facts": None},
+        {"stage": "capture\x1b[31m"},
+        {"key": "../../../elsewhere"},
+        {"key": "cd" + "0" * 62},
+        {"files": ["model.onnx"]},
+        [],
+        "[" * 100_000,
+        "a file instead of a folder",
+    ],
+)
+def test_a_damaged_entry_is_counted_apart_and_removed(tmp_path: Path, damage: object) -> None:
+    store, other = Store(tmp_path), "ab" + "1" * 62
+    publish(store, other)
+    directory = publish(store)
+    data = json.loads((directory / ENTRY).read_text())
+    (directory / ENTRY).chmod(0o644)
+    if damage == "a file instead of a folder":
+        shutil.rmtree(directory)
+        directory.write_text("")
+    elif isinstance(damage, str):
+        (directory / ENTRY).write_text(damage)
+    else:
+        (directory / ENTRY).write_text(json.dumps({**data, **damage} if isinstance(damage, dict) else damage))
+    assert store.lookup(KEY) is None
+    listed = CliRunner().invoke(app, ["cache", "ls", "--store", str(tmp_path)])
+    assert (listed.exit_code, listed.exception) == (0, None)
+    assert "1 steps" in listed.output
+    assert "1 damaged" in listed.output
+    assert CliRunner().invoke(app, ["cache", "explain", other[:9], "--store", str(tmp_path)]).exception is None
+    pruned = CliRunner().invoke(app, ["cache", "prune", "--store", str(tmp_path)])
+    assert "removed 1 steps" in pruned.output
+    assert not directory.exists()
+    assert [entry.key for entry in store.entries()] == [other]
 
 
 def test_an_entry_of_another_layout_is_not_found(tmp_path: Path) -> None:

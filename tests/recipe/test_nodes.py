@@ -95,6 +95,8 @@ def test_a_file_nested_without_end_is_stopped() -> None:
         ("a: b: c", "r.yaml:1:5"),
         ("a: 1\n---\nb: 2", "r.yaml:2:1"),
         ("a: *nope", "r.yaml:1:4"),
+        ('a: "\\U00110000"', "r.yaml:1:1"),
+        ('a: "\\UFFFFFFFF"', "r.yaml:1:1"),
     ],
 )
 def test_broken_yaml_is_one_fault_at_its_place(text: str, place: str) -> None:

@@ -36,11 +36,20 @@ def test_a_gate_is_found_in_the_recipe_however_its_keys_are_nested(tmp_path: Pat
     assert gate_line(file, gate) == line
 
 
-@pytest.mark.parametrize("text", ["gates: [", "- 1", "gates: 3", "\x00"])
+@pytest.mark.parametrize(
+    "text",
+    ["gates: [", "- 1", "gates: 3", "\x00", "gates: " + "[" * 9999, 'a: "\\UFFFFFFFF"', "gates: &a {speedup: *a}"],
+)
 def test_a_recipe_that_cannot_be_read_marks_its_first_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.yaml").write_text(text)
     assert gate_line(tmp_path / "x.yaml", "speedup.min") == 1
     assert gate_line(tmp_path / "none.yaml", "speedup.min") == 1
+
+
+@pytest.mark.parametrize("first", ["a: 2001-99-99", "a: !!float x", f"a: {'9' * 5000}", "a: 1\na: 2"])
+def test_values_that_are_none_do_not_hide_a_gates_line(tmp_path: Path, first: str) -> None:
+    (tmp_path / "x.yaml").write_text(f"{first}\ngates:\n  speedup.min: 1\n")
+    assert gate_line(tmp_path / "x.yaml", "speedup.min") == first.count("\n") + 3
 
 
 def test_the_recipes_file_is_the_one_on_the_command_line() -> None:
