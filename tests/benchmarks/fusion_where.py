@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-import torch
 
 CALLS = 8
 PRODUCTS, ATTENTION, REST = "matrix products and convolutions", "attention", "the rest"
@@ -77,6 +76,8 @@ def _group(arguments: dict[str, Any], attends: bool) -> str:
 
 def of_torch(run: Callable[[], object]) -> dict[str, float]:
     """Milliseconds by group as torch's profiler sees them on the calling thread, without the profiler's share."""
+    import torch  # here, so that ONNX graphs are profiled where torch is not installed
+
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         for _ in range(CALLS):
             run()

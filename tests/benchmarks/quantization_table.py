@@ -22,14 +22,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 
-from tests.benchmarks import fusion_turns, quantization_where
+from tests.benchmarks import fusion_turns, processor, quantization_where
 from tests.benchmarks.quantization_cells import CELLS, file_name
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -192,21 +192,31 @@ def timed_batch() -> dict[str, np.ndarray]:
 
 
 def clock(folder: Path, made: dict[str, dict[str, Any]], rounds: int) -> None:
-    """Add wall milliseconds on two threads and processor milliseconds on one, all models taking turns.
-
-    Each turn sleeps until the thread pools of the others sleep too and makes a call that does not count. Without
-    that, a pool that spins on takes half of two cores from the next model, and the fastest lose most.
-    """
-    feeds = timed_batch()
-    paths = {cell: folder / file_name(cell) for cell, record in made.items() if "failed" not in record}
-    for threads, key in ((2, "wall_ms"), (1, "cpu_ms")):
-        sessions = {cell: opened(path, Level.ORT_ENABLE_ALL, threads) for cell, path in paths.items()}
-        runs = {cell: functools.partial(session.run, None, feeds) for cell, session in sessions.items()}
-        now = time.perf_counter if threads > 1 else time.process_time
-        samples = fusion_turns.measure(runs, rounds, fusion_turns.Turn(timed=1), now)
+    """Add medians of `turns` and of the ratios to the baseline to every record of a model that was made."""
+    cells = [cell for cell, record in made.items() if "failed" not in record]
+    for key, samples in turns(folder, cells, rounds).items():
         for cell, values in samples.items():
             made[cell][key] = float(np.median(values))
             made[cell][f"{key}_ratio"] = float(np.median(values / samples[BASELINE]))
+
+
+def turns(folder: Path, cells: Sequence[str], rounds: int) -> dict[str, dict[str, np.ndarray]]:
+    """Wall milliseconds on two threads and processor milliseconds on one, all models taking turns.
+
+    Each turn sleeps until the thread pools of the others sleep too and makes a call that does not count. Without
+    that, a pool that spins on takes half of two cores from the next model, and the fastest lose most.
+
+    Returns:
+        By "wall_ms" and "cpu_ms", by cell: (rounds,) milliseconds.
+    """
+    feeds = timed_batch()
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for threads, key in ((2, "wall_ms"), (1, "cpu_ms")):
+        sessions = {cell: opened(folder / file_name(cell), Level.ORT_ENABLE_ALL, threads) for cell in cells}
+        runs = {cell: functools.partial(session.run, None, feeds) for cell, session in sessions.items()}
+        now = time.perf_counter if threads > 1 else time.process_time
+        found[key] = fusion_turns.measure(runs, rounds, fusion_turns.Turn(timed=1), now)
+    return found
 
 
 HEADER = (
@@ -226,13 +236,14 @@ def page(made: dict[str, dict[str, Any]], asked: argparse.Namespace) -> str:
         f"Written by `{command}`; not edited by hand.\n\n"
         f"MiniLM-L6, {CALIBRATION_SENTENCES} calibration sentences and {asked.sentences} others that nothing was "
         f"chosen on, all from docstrings, against FP32. ONNX Runtime {onnxruntime.__version__}, "
-        f"{os.cpu_count()} CPUs ({processor()}), {today}, "
+        f"{os.cpu_count()} CPUs ({platform.machine()}, {', '.join(processor.instruction_sets())}), {today}, "
         f"{busy:.0f} tasks wanting a CPU at the end: above {os.cpu_count()}, wall times are too long. "
         "Cosines and neighbours (same nearest sentence as FP32) with graph optimisation off; *served* is the mean "
         "cosine with it on, where a lower figure means that the engine executes the graph wrongly. Latency: "
         f"8 × 128 tokens, all models in turns, median of {asked.rounds}; ratios are medians over the rounds, to "
         f"`{BASELINE}`. FP8 and FP4 are simulated in FP32 arithmetic on a CPU: their times say nothing. "
-        "*Ours* is made from the cleaned and fused model.\n\n"
+        "*Ours* is made from the cleaned and fused model. INT8 latency by processor: "
+        "[int8-latency.md](int8-latency.md).\n\n"
     ) + HEADER
     for cell, record in made.items():
         if "failed" in record:
@@ -245,15 +256,6 @@ def page(made: dict[str, dict[str, Any]], asked: argparse.Namespace) -> str:
             f"| {record['wall_ms_ratio']:.2f} | {record['cpu_ms']:.0f} | {record['cpu_ms_ratio']:.2f} |\n"
         )
     return text
-
-
-def processor() -> str:
-    """The processor's name and the instruction sets that matter here."""
-    with contextlib.suppress(OSError):
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-        found = [name for name in ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8") if f" {name}" in flags]
-        return f"{platform.machine()}, {', '.join(found)}"
-    return platform.machine()
 
 
 if __name__ == "__main__":
