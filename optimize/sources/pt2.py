@@ -1,13 +1,12 @@
 """Opening a `.pt2` file without running what a stranger put into it.
 
 `torch.export.load` unpickles: weights marked `use_pickle`, custom objects, files of older versions, and the
-sample inputs whenever the restricted reader refuses them. It also hands shape expressions to
-`sympy.sympify`, which evaluates them. All of that is looked at first.
+sample inputs whenever the restricted reader refuses them. The program itself can hold code too, see `pt2_program`.
+All of that is looked at first.
 """
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import io
 import json
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optimize.errors import UsageError
+from optimize.sources import pt2_program
 from optimize.sources.quiet import quiet
 
 if TYPE_CHECKING:
@@ -25,10 +25,6 @@ if TYPE_CHECKING:
 
 ALLOW = "If you trust the file, pass --allow-pickle: loading it runs code from it."
 
-_ARITHMETIC = (
-    ast.Expression, ast.Call, ast.keyword, ast.Name, ast.Load, ast.Constant, ast.BinOp, ast.UnaryOp,
-    ast.Compare, ast.BoolOp, ast.operator, ast.unaryop, ast.cmpop, ast.boolop,
-)  # fmt: skip
 _FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 
 
@@ -78,11 +74,27 @@ def _refuse_code(path: Path) -> None:
             if name.endswith(".pt"):
                 raise UsageError(f"'{path.name}' holds a pickle ({name}).", hint=ALLOW)
             if name.endswith("_config.json"):
-                _refuse_pickled(json.loads(reader.get_record(name)), name, path)
+                _refuse_pickled(_json(reader.get_record(name), path), name, path)
         if name.startswith("models/") and name.endswith(".json"):
-            _refuse_expressions(json.loads(reader.get_record(name)), path)
+            _refuse_program(reader.get_record(name), path)
         if name.startswith("data/sample_inputs/"):
             _refuse_sample(reader.get_record(name), name, path)
+
+
+def _json(content: bytes, path: Path) -> Any:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"'{path.name}' is damaged: {error}.") from error
+
+
+def _refuse_program(content: bytes, path: Path) -> None:
+    try:
+        found = pt2_program.fault(_json(content, path))
+    except (ValueError, RecursionError) as error:  # a tree structure is JSON in a text
+        raise UsageError(f"'{path.name}' is damaged: {error}.") from error
+    if found is not None:
+        raise UsageError(f"'{path.name}' {found}.", hint=ALLOW)
 
 
 def _refuse_pickled(config: Any, name: str, path: Path) -> None:
@@ -101,37 +113,6 @@ def _refuse_sample(content: bytes, name: str, path: Path) -> None:
         torch.load(io.BytesIO(content), weights_only=True)
     except Exception as error:  # whatever the restricted reader says, the full one is what must not run
         raise UsageError(f"'{path.name}' keeps its example inputs as a pickle ({name}).", hint=ALLOW) from error
-
-
-def _refuse_expressions(part: Any, path: Path) -> None:
-    """Shape expressions may hold names, numbers and arithmetic, nothing that reaches into Python."""
-    if isinstance(part, dict):
-        text = part.get("expr_str")
-        if isinstance(text, str) and not _is_arithmetic(text):
-            raise UsageError(f"'{path.name}' holds a shape expression that is no arithmetic: {text[:80]}.")
-        for value in part.values():
-            _refuse_expressions(value, path)
-    elif isinstance(part, list):
-        for value in part:
-            _refuse_expressions(value, path)
-
-
-def _is_arithmetic(text: str) -> bool:
-    """Whether an expression only calls SymPy's classes (capitalised, unlike Python's functions)."""
-    try:
-        tree = ast.parse(text, mode="eval")
-    except (SyntaxError, ValueError):
-        return False
-    for part in ast.walk(tree):
-        if not isinstance(part, _ARITHMETIC):
-            return False
-        if isinstance(part, ast.Call) and not (isinstance(part.func, ast.Name) and part.func.id[0].isupper()):
-            return False
-        if isinstance(part, ast.Constant) and isinstance(part.value, str) and not part.value.isidentifier():
-            return False
-        if isinstance(part, ast.Name) and part.id.startswith("_"):
-            return False
-    return True
 
 
 @contextlib.contextmanager
