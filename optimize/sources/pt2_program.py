@@ -228,9 +228,10 @@ def _power(base: ast.expr, exponent: ast.expr, powers: list[int]) -> int:
 def _whole(part: ast.expr) -> int | None:
     """2, -1, Integer(2), Rational(1, 2) or Float('0.5'), the last two rounded away from zero."""
     if isinstance(part, ast.Call) and _called(part) == "Float":
-        (text,) = part.args
-        value = float(text.value) if isinstance(text, ast.Constant) else math.inf
-        return math.ceil(abs(value)) if abs(value) <= MOST_POWERS else None
+        (given,) = part.args
+        text = given.value if isinstance(given, ast.Constant) else None
+        value = abs(float(text)) if isinstance(text, str) and _FRACTION.fullmatch(text) else math.inf
+        return math.ceil(value) if value <= MOST_POWERS else None
     if isinstance(part, ast.Call) and _called(part) in ("Integer", "Rational") and part.args:
         return _whole(part.args[0])
     if isinstance(part, ast.UnaryOp) and isinstance(part.op, ast.USub):

@@ -177,6 +177,8 @@ def test_terms_are_counted_as_if_all_were_multiplied_out(text: str, count: int) 
         ("Pow(Pow(Pow(Integer(9), Integer(60)), Integer(60)), Integer(60))", "too large"),
         (f"Float('1e999999999', precision=53) + {S}", "no arithmetic"),
         ("Float('1', precision=999999999)", "no arithmetic"),
+        ("FloatPow(s0, Float('nonsense'))", "power"),
+        ("FloatPow(s0, Float('1e300'))", "power"),
         (f"({'*'.join(['(a+b+c+d)'] * 9)}) % (a+1)", "too large"),
         (f"Mod(Pow(Add({', '.join('abcdefgh')}), Integer(8)), Integer(7))", "too large"),
         ("+".join("a" * (MOST_TERMS + 1)), "too large"),
