@@ -12,10 +12,12 @@ import filelock
 import onnx_ir as ir
 
 from optimize.engines import (
+    tensorrt_dense,
     tensorrt_device,
     tensorrt_layers,
     tensorrt_network,
     tensorrt_plugin_builtin,
+    tensorrt_plugin_layer,
     tensorrt_plugins,
 )
 from optimize.engines.base import BuildRequest, Progress, TensorSpec
@@ -77,14 +79,23 @@ def build(library: Library, options: TensorRTOptions, request: BuildRequest, pro
         raise StageFailed(f"{library.title} cannot start building: {messages.last_error('no reason given')}")
     if options.plugins:
         tensorrt_plugin_builtin.require_parser_library(library)
-    network, parser = tensorrt_network.parse(library, builder, log, request.model, model)
+    written = None
+    if options.plugin_layers:
+        changed = tensorrt_network.read(request.model)
+        lowered = tensorrt_dense.lower(changed, options.plugin_layers)
+        written = ir.to_proto(changed).SerializeToString() if any(lowered.taken.values()) else None
+        notes.extend(lowered.notes())
+    network, parser = tensorrt_network.parse(library, builder, log, request.model, model, written)
     config = builder.create_builder_config()
     _configure(library, options, config)
     tensorrt_network.add_profiles(builder, config, profiles)
     keep = _timing_cache(library, options, request.cache, config, device)
     config.progress_monitor, reraise = monitor(library.api, progress)
+    tensorrt_plugin_layer.refusals.clear()
     plan = builder.build_serialized_network(network, config)
     reraise()
+    if plan is None and tensorrt_plugin_layer.refusals:
+        raise StageFailed(tensorrt_plugin_layer.refusals[0], hint="Correct the model, or the ranges of its axes.")
     if plan is None:
         raise _failure(library, messages)
     keep()

@@ -91,6 +91,8 @@ class Layer(pydantic.BaseModel):
         """The narrowest type of the data it reads, told apart from that of its weights alone."""
         if not (self.inputs or self.constants):
             return "not told"
+        if self.is_builtin:
+            return "fp16"
         data = [tensor.dtype for tensor in self.inputs if tensor.dtype in _FLOATING]
         weights = [tensor.dtype for tensor in self.constants if len(tensor.shape) > 1]
         weights = [dtype for dtype in weights if dtype in _FLOATING]
@@ -99,6 +101,13 @@ class Layer(pydantic.BaseModel):
         if data and _BITS[narrow] < _BITS[wide]:
             return f"{narrow} weights, {wide}"
         return wide
+
+    @property
+    def is_builtin(self) -> bool:
+        """Whether the built-in plugin computes it in 16 bits: its weights are bytes, `(1, 1, size)`."""
+        is_plugin = any(word in self.kind.lower() for word in ("custom", "plugin"))
+        bytes_ = (tensor for tensor in self.constants if tensor.dtype in ("int8", "uint8"))
+        return is_plugin and any(len(tensor.shape) == 3 and tensor.shape[:2] == (1, 1) for tensor in bytes_)
 
     @property
     def is_reformat(self) -> bool:
@@ -114,7 +123,8 @@ class Layers(pydantic.BaseModel):
         source: Where the list comes from: the engine inspector, the builder's log (where no device is there
             to load the engine), or nowhere.
         summary: Sentences: "61 of 74 matmuls run in fp8, 13 in fp16."
-        counts: Per kind of arithmetic, ONNX nodes per precision: {"matmuls": {"fp8": 61, "fp16": 13}}.
+        counts: Per kind of arithmetic, ONNX nodes per precision: {"matmuls": {"fp8": 61, "fp16": 13}}; what the
+            built-in plugin computes in 16 bits is counted apart, as "fp16 by the built-in plugin".
         reformats: Layers that only move data.
     """
 
@@ -212,7 +222,9 @@ def summarise(
 def _precision(layers: Iterable[Layer]) -> str:
     """The precision of the layer that does the work of a node, of the several that mention it."""
     best = max(layers, key=_work, default=None)
-    return best.precision if best is not None else "folded away"
+    if best is None:
+        return "folded away"
+    return f"{best.precision} by the built-in plugin" if best.is_builtin else best.precision
 
 
 def _work(layer: Layer) -> tuple[int, int]:

@@ -42,8 +42,18 @@ def read(path: Path) -> ir.Model:
         raise StageFailed(f"{path.name} cannot be read as ONNX: {said}") from error
 
 
-def parse(library: Library, builder: Any, logger: Any, path: Path, model: ir.Model) -> tuple[Any, Any]:
+def parse(
+    library: Library, builder: Any, logger: Any, path: Path, model: ir.Model, written: bytes | None = None
+) -> tuple[Any, Any]:
     """A strongly typed network filled from `path`, and the parser that owns its weights.
+
+    Args:
+        library: Its parser.
+        builder: Of the network.
+        logger: Of the parser.
+        path: The model, and where its weights lie.
+        model: The same, for errors.
+        written: Another form of the same model, which is then read instead.
 
     Raises:
         StageFailed: Naming the node, its source module and what to do.
@@ -52,7 +62,7 @@ def parse(library: Library, builder: Any, logger: Any, path: Path, model: ir.Mod
     flag = api.NetworkDefinitionCreationFlag.STRONGLY_TYPED
     network = builder.create_network(1 << int(flag))
     parser = api.OnnxParser(network, logger)
-    if not parser.parse_from_file(str(path)):
+    if not (parser.parse_from_file(str(path)) if written is None else parser.parse(written, str(path))):
         errors = [parser.get_error(index) for index in range(parser.num_errors)]
         raise _failure(library, model, errors)
     return network, parser

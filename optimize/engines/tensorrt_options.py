@@ -41,6 +41,9 @@ class Shapes(EngineOptions):
         return self
 
 
+PluginLayer = Literal["products", "attention", "norms"]
+
+
 class TensorRTOptions(EngineOptions):
     """How TensorRT builds and runs. Left out, each key keeps the builder's own default."""
 
@@ -54,8 +57,15 @@ class TensorRTOptions(EngineOptions):
     plugins: tuple[str, ...] = pydantic.Field(
         default=(),
         description="Plugin libraries to load, for building and for running: `./file.so`, or a bare name that the "
-        "system's loader looks up; `builtin` is the product's own, for products with 8-bit weights.",
+        "system's loader looks up; `builtin` is the product's own, for products with 8-bit weights and for "
+        "`plugin_layers`.",
         json_schema_extra=PATH_OR_NAME,
+    )
+    plugin_layers: tuple[PluginLayer, ...] = pydantic.Field(
+        default=(),
+        description="What `builtin` computes beside 8-bit weights, in float16: `products` with constant weights, "
+        "bias, and the GELU or residual after them; `attention` as `fuse.qkv_merge` prepares it; `norms`, layer "
+        "normalisation. Absent: none.",
     )
     builder_optimization_level: int | None = pydantic.Field(
         default=None, ge=0, le=5, description="How long to search for fast kernels, 0 (quick) to 5."
@@ -134,4 +144,8 @@ class TensorRTOptions(EngineOptions):
             raise ValueError("weight_streaming_budget needs weight_streaming: true")
         if self.refit_from is not None and not self.strip_plan:
             raise ValueError("refit_from needs strip_plan: true")
+        if self.plugin_layers and BUILTIN not in self.plugins:
+            raise ValueError(f"plugin_layers needs plugins: [{BUILTIN}]")
+        if self.plugin_layers and (self.refit or self.strip_plan):
+            raise ValueError("plugin_layers goes with neither refit nor strip_plan: its layers keep their weights")
         return self

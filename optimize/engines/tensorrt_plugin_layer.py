@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from optimize.engines import tensorrt_dense_layer
+from optimize.engines.tensorrt_dense_choice import BITS
 from optimize.engines.tensorrt_plugin_choice import workspace_bytes
+from optimize.engines.tensorrt_plugin_pointer import Pointer
 
 NAME, VERSION, NAMESPACE = "MatMulNBits", "1", ""
 """As the ONNX parser looks the layer up."""
 
 _FIELDS = ("k", "n", "bits", "block_size")
 
+refusals: list[str] = []
+"""Why layers refused what a build gave them: TensorRT tells no more than that they did."""
+
 _kept: list[Any] = []
 """TensorRT holds bare pointers to plugins made in Python, for as long as the process may use an engine."""
-
-
-@dataclasses.dataclass(frozen=True)
-class _Pointer:
-    """A device address as Triton takes it."""
-
-    address: int
-    dtype: Any
-
-    def data_ptr(self) -> int:
-        return self.address
 
 
 def creator(api: Any) -> Any:
@@ -70,8 +65,16 @@ def creator(api: Any) -> Any:
             self._fields = _fields(api, self.numbers)  # Read after this returns.
             return self._fields
 
+        def check(self, inputs: Sequence[Sequence[int]], output: Sequence[int]) -> None:
+            """Raises ValueError where these shapes are not those of the layer's numbers."""
+            _check(self.numbers, inputs, output)
+
         def configure_plugin(self, inputs: Any, outputs: Any) -> None:
-            return None
+            try:
+                self.check([list(each.max) for each in inputs], list(outputs[0].max))
+            except ValueError as error:
+                refusals.append(str(error))
+                raise
 
         def on_shape_change(self, inputs: Any, outputs: Any) -> None:
             return None
@@ -105,29 +108,69 @@ def creator(api: Any) -> Any:
             half = torch.float16
             addresses = (inputs[0], inputs[1], inputs[2], outputs[0], workspace)
             types = (half, torch.uint8, half, half, torch.float32)
-            x, codes, scales, y, space = (
-                _Pointer(at or 0, kind) for at, kind in zip(addresses, types, strict=True)
-            )
+            x, codes, scales, y, space = (Pointer(at or 0, kind) for at, kind in zip(addresses, types, strict=True))
+            self.check([list(each.dims) for each in input_desc], list(output_desc[0].dims))
             rows = math.prod(input_desc[0].dims) // k
             with torch.cuda.stream(torch.cuda.ExternalStream(stream)):
                 launch(x, codes, scales, y, space, rows, n, k, block)
+
+    class Dense(Plugin):
+        """x `(…, K)` float16, bytes of w, a constant, perhaps a residual → y float16: `tensorrt_dense`."""
+
+        def __init__(self, numbers: dict[str, int]) -> None:
+            super().__init__(numbers)
+            tensorrt_dense_layer.check_fields(numbers)
+
+        def clone(self) -> Any:
+            made = Dense(self.numbers)
+            _kept.append(made)
+            return made
+
+        def get_output_shapes(self, inputs: Any, shape_inputs: Any, expressions: Any) -> Any:
+            return [tensorrt_dense_layer.output_shape(api, self.numbers, inputs, expressions)]
+
+        def check(self, inputs: Sequence[Sequence[int]], output: Sequence[int]) -> None:
+            tensorrt_dense_layer.check_shapes(self.numbers, inputs, output)
+
+        def get_workspace_size(self, inputs: Any, outputs: Any) -> int:
+            return 0
+
+        def enqueue(
+            self, input_desc: Any, output_desc: Any, inputs: Any, outputs: Any, workspace: int, stream: int
+        ) -> None:
+            import torch
+
+            shapes = [list(each.dims) for each in input_desc]
+            self.check(shapes, list(output_desc[0].dims))
+            with torch.cuda.stream(torch.cuda.ExternalStream(stream)):
+                tensorrt_dense_layer.enqueue(self.numbers, inputs, outputs, shapes)
 
     class Creator(api.IPluginCreatorV3One):  # type: ignore[misc]
         def __init__(self) -> None:
             api.IPluginCreatorV3One.__init__(self)
             self.name, self.plugin_namespace, self.plugin_version = NAME, NAMESPACE, VERSION
-            self.field_names = _fields(api, dict.fromkeys(_FIELDS, 0))
+            self.field_names = _fields(api, dict.fromkeys(tensorrt_dense_layer.FIELDS, 0))
 
         def create_plugin(self, name: str, fields: Any, phase: Any) -> Any:
-            given = {field.name.lower(): field for field in fields}
-            numbers = {key: int(np.asarray(given[key].data).reshape(-1)[0]) for key in _FIELDS}
-            made = Plugin(numbers)
+            given = {field.name.lower(): int(np.asarray(field.data).reshape(-1)[0]) for field in fields}
+            is_dense = given["bits"] == BITS
+            names = tensorrt_dense_layer.FIELDS if is_dense else _FIELDS
+            made = (Dense if is_dense else Plugin)({key: given[key] for key in names})
             _kept.append(made)
             return made
 
     made = Creator()
     _kept.append(made)
     return made
+
+
+def _check(numbers: Mapping[str, int], inputs: Sequence[Sequence[int]], output: Sequence[int]) -> None:
+    """Refuse codes and scales of other sizes than the numbers of a product in 8 bits say."""
+    k, n, block = (numbers[name] for name in ("k", "n", "block_size"))
+    (x, codes, scales), blocks = inputs, -(-k // block)
+    sizes = math.prod(codes) == n * blocks * block and math.prod(scales) == n * blocks
+    if not (sizes and x[-1] == k and list(output) == [*x[:-1], n]):
+        raise ValueError(f"the built-in plugin's layer {dict(numbers)} does not fit its operands: {inputs}.")
 
 
 def _fields(api: Any, numbers: dict[str, int]) -> Any:

@@ -3,7 +3,8 @@
     python -m tests.benchmarks.gpu_page [--add results/benchmark.json --date 2026-11-24]
 
 With --add a run's figures are first put there, named by date and cases, without that machine's paths. A file of the
-8-bit kernels' trial (`…-int8-plugin.json`, chosen kernels and whole chains) has a table of its own.
+8-bit kernels' trial (`…-int8-plugin.json`, chosen kernels and whole chains) has a table of its own; a sweep
+(`…-dense-sweep.json`, by `tests/benchmarks/gpu/dense_sweep.py`) has none.
 """
 
 from __future__ import annotations
@@ -83,7 +84,8 @@ def page() -> str:
 
 def runs() -> list[Path]:
     """The benchmark's files."""
-    return [path for path in sorted(FIGURES.glob("*.json"), key=lambda path: path.stem) if path not in trials()]
+    others = {*trials(), *FIGURES.glob("*-dense-sweep.json")}
+    return [path for path in sorted(FIGURES.glob("*.json"), key=lambda path: path.stem) if path not in others]
 
 
 def trials() -> list[Path]:

@@ -12,14 +12,16 @@ import pytest
 import ruamel.yaml
 
 from optimize.engines.tensorrt_options import TensorRTOptions
+from passes import registry
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "tensorrt.md").read_text()
 
 
-def block(language: str) -> str:
-    (found,) = re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
-    return str(found)
+def block(language: str, holding: str = "") -> str:
+    found = re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+    (one,) = (str(text) for text in found if holding in text)
+    return one
 
 
 @pytest.mark.tensorrt
@@ -46,5 +48,14 @@ def test_the_shell_example_prints_the_librarys_version() -> None:
 
 
 def test_the_recipe_example_is_valid() -> None:
-    section = ruamel.yaml.YAML(typ="safe").load(block("yaml"))["engine"]
+    section = ruamel.yaml.YAML(typ="safe").load(block("yaml", "workspace"))["engine"]
     assert TensorRTOptions.model_validate(section).workspace == 4 << 30
+
+
+def test_the_example_with_layers_of_the_plugin_is_valid() -> None:
+    recipe = ruamel.yaml.YAML(typ="safe").load(block("yaml", "plugin_layers"))
+    assert TensorRTOptions.model_validate(recipe["engine"]).plugin_layers == ("products", "attention", "norms")
+    for step in recipe["passes"]:
+        name, options = next(iter(step.items())) if isinstance(step, dict) else (step, {})
+        for found in registry.room_default(name) if name in registry.ROOMS else (name,):
+            registry.find(found)(**options)

@@ -20,6 +20,12 @@ def test_sizes_are_written_with_units() -> None:
         ({"workspace": "4 parsecs"}, "unit 'parsecs' does not fit"),
         ({"compute_capabilities": ["sm89"]}, "expected a compute capability such as 8.9, or current"),
         ({"weight_streaming_budget": 10}, "needs weight_streaming: true"),
+        ({"plugin_layers": ["products"]}, r"plugin_layers needs plugins: \[builtin\]"),
+        (
+            {"plugin_layers": ["heads"], "plugins": ["builtin"]},
+            "Input should be 'products', 'attention' or 'norms'",
+        ),
+        ({"plugin_layers": ["norms"], "plugins": ["builtin"], "strip_plan": True}, "neither refit nor strip_plan"),
         ({"refit_from": "model.onnx"}, "needs strip_plan: true"),
         ({"profiles": [{"x": {"min": [1, 2], "opt": [4], "max": [8, 2]}}]}, "differ in rank"),
         ({"profiles": [{"x": {"min": [1], "opt": [9], "max": [8]}}]}, "min <= opt <= max does not hold"),
