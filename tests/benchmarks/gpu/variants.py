@@ -55,7 +55,20 @@ def _gelu(form: str) -> Step:
     return ("surgery.gelu_tanh", {"form": form})
 
 
+MERGED: tuple[Step, ...] = (*FUSED, ("fuse.qkv_merge", {}), _gelu("operator"))
+
+
+def _by_plugin(name: str, *layers: str) -> Variant:
+    return Variant(f"ours: {name} by plugin", MERGED, options={"plugins": ("builtin",), "plugin_layers": layers})
+
+
+BY_PLUGIN = (
+    _by_plugin("attention", "attention"),
+    _by_plugin("products and attention", "products", "attention"),
+    _by_plugin("products, attention and norms", "products", "attention", "norms"),
+)
 ENCODER = (
+    *BY_PLUGIN,
     Variant("ours: clean", CLEAN),
     Variant("ours: GELU by Tanh", (*CLEAN, _gelu("operator"))),
     Variant("ours: GELU by Sigmoid", (*CLEAN, _gelu("sigmoid"))),
