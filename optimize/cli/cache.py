@@ -67,7 +67,7 @@ def explain(
 @app.command("prune")
 def prune(
     store: StoreOption = None,
-    days: Annotated[float, typer.Option(help="Remove steps older than this many days.")] = 30.0,
+    days: Annotated[float, typer.Option(help="Remove steps older than this many days.", min=0)] = 30.0,
     everything: Annotated[bool, typer.Option("--all", help="Remove every step.")] = False,
 ) -> None:
     """Remove old steps, damaged ones, and what dead runs left."""

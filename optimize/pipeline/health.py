@@ -63,10 +63,12 @@ def examine(here: Environment, target: str | None) -> tuple[Finding, ...]:
         )
     findings.extend(_driver(here))
     for kind in registry.kinds():
-        problem = registry.create({"kind": kind}).check()
+        engine = registry.create({"kind": kind})
+        problem = engine.check()
+        idle = None if problem else engine.check_run()
         findings.append(
             Finding(
-                what=f"engine {kind}: {problem or 'ready'}",
+                what=f"engine {kind}: {problem or (f'builds, and cannot run: {idle}' if idle else 'ready')}",
                 ok=problem is None,
                 optional=kind != "onnxruntime",
             )

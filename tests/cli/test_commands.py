@@ -88,6 +88,7 @@ def test_the_cache_lists_explains_and_makes_room(folder: Path) -> None:
     assert explained.returncode == 0, explained.stderr
     assert f"differs from {listed[1]['key'][:12]} in: passes" in explained.stdout
     assert optimize("cache", "explain", "ffff-no-such-key", cwd=folder).returncode == 2
+    assert optimize("cache", "prune", "--days", "-1", cwd=folder).returncode == 2
     kept = optimize("cache", "prune", "--days", "1", cwd=folder)
     assert kept.stdout.startswith("removed 0 steps")
     pruned = optimize("cache", "prune", "--all", cwd=folder)

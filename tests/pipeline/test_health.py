@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from optimize.engines.tensorrt import TensorRTEngine
 from optimize.facts import Environment
 from optimize.pipeline import environment, health
 
@@ -76,3 +77,11 @@ def test_a_target_that_this_machine_is_not_says_what_is_missing() -> None:
     (found,) = findings(GOOD, target="cpu-amx", instructions=("avx512_vnni",))
     assert "amx_int8" in found.what
     assert found.remedy == "in the recipe: target: cpu"
+
+
+def test_an_engine_that_only_builds_here_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TensorRTEngine, "check", lambda self: None)
+    monkeypatch.setattr(TensorRTEngine, "check_run", lambda self: "no GPU here.")
+    found = {item.what: item.ok for item in health.examine(environment.describe(), None)}
+    assert found["engine tensorrt: builds, and cannot run: no GPU here."]
+    assert found["engine onnxruntime: ready"]
