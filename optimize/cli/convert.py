@@ -23,6 +23,12 @@ _FORMATS: dict[str, tuple[list[tuple[str, dict[str, Any]]], float]] = {
 }
 """Passes per format, and the mean cosine below which the result is refused unless the user says otherwise."""
 
+_CALIBRATED_INT8: list[tuple[str, dict[str, Any]]] = [
+    ("surgery.split_outliers", {}),
+    ("quantize.int8", {"activations": "static", "smooth": 0.6, "rounding": "output", "bias_correction": True}),
+]
+"""INT8 where there is data to calibrate on, and for TensorRT, which takes calibrated ranges only."""
+
 _STEM: tuple[Any, ...] = ("surgery.stem_space_to_depth", {"surgery.pad_channels": {"multiple": 16}})
 """Passes that fill a GPU's matrix units at a network's first convolution."""
 
@@ -73,7 +79,7 @@ def convert(
         raise UsageError(
             f"--{' --'.join(formats)}: choose one format, with --fp16 or --bf16 beside it if you like."
         )
-    passes, limit = _passes(formats, engine, fuse, skip)
+    passes, limit = _passes(formats, engine, fuse, skip, calibrated=calibrate is not None)
     data: dict[str, Any] = {
         "schema_version": 1,
         "name": _name_of(model),
@@ -101,7 +107,9 @@ def convert(
     return result.exit_code
 
 
-def _passes(formats: list[str], engine: str, fuse: bool, skip: list[str] | None) -> tuple[list[Any], float]:
+def _passes(
+    formats: list[str], engine: str, fuse: bool, skip: list[str] | None, *, calibrated: bool
+) -> tuple[list[Any], float]:
     """The passes for the chosen formats, and the mean cosine below which their result is refused."""
     limit = 0.9999
     casts: list[Any] = []
@@ -109,10 +117,11 @@ def _passes(formats: list[str], engine: str, fuse: bool, skip: list[str] | None)
     for name in formats:
         steps, floor = _FORMATS[name]
         limit = min(limit, floor)
-        if (name, engine) == ("int8", "tensorrt"):
-            steps = [("quantize.int8", {"activations": "static"})]  # TensorRT takes calibrated ranges only
+        if name == "int8" and (calibrated or engine == "tensorrt"):
+            steps = _CALIBRATED_INT8
         for step, fields in steps:
-            made = {step: {**fields, **({"skip": skip} if skip else {})}}
+            skipped = {"skip": skip} if skip and not step.startswith("surgery.") else {}
+            made = {step: {**fields, **skipped}}
             (casts if step.startswith("cast.") else quantizers).append(made)
     fused = ["fuse"] if fuse else []
     # TensorRT has a fused attention layer for 16 bits alone: the graph is cast before fusion looks for it.

@@ -28,8 +28,8 @@ def calibration(folder: Path) -> list[Arrays]:
     return [{name: stored[f"{name}_{i}"] for name in ("input_ids", "attention_mask")} for i in range(count)]
 
 
-def ours(folder: Path, out: Path, name: str, options: dict[str, Any]) -> None:
-    """One of our passes on the cleaned and fused model."""
+def ours(folder: Path, out: Path, name: str, options: dict[str, Any], before: tuple[str, ...] = ()) -> None:
+    """One of our passes on the cleaned and fused model, after those of `before`."""
     import onnx_ir as ir
 
     from passes import registry, saving
@@ -38,6 +38,8 @@ def ours(folder: Path, out: Path, name: str, options: dict[str, Any]) -> None:
 
     model = ir.load(folder / "fused.onnx")
     world = context(calibration=Batches(tuple(calibration(folder))))
+    for first in before:
+        registry.find(first)().apply(model, world)
     registry.find(name).model_validate(options).apply(model, world)
     saving.save(model, out)
 
@@ -152,6 +154,13 @@ CELLS: dict[str, Callable[[Path, Path], None]] = {
     "int8 | static, SmoothQuant 0.8 | ours": lambda f, o: ours(f, o, "quantize.int8", {**STATIC, "smooth": 0.8}),
     "int8 | static, SmoothQuant 0.8, GPTQ | ours": lambda f, o: ours(
         f, o, "quantize.int8", {**STATIC, "smooth": 0.8, "rounding": "output", "bias_correction": True}
+    ),
+    "int8 | static, outliers split, SmoothQuant 0.6, GPTQ | ours": lambda f, o: ours(
+        f,
+        o,
+        "quantize.int8",
+        {**STATIC, "smooth": 0.6, "rounding": "output", "bias_correction": True},
+        before=("surgery.split_outliers",),
     ),
     "fp8 | static, per tensor | ours": lambda f, o: simulated(f, o, "quantize.fp8", {}),
     "fp8 | static, per tensor | ModelOpt": lambda f, o: modelopt(f, o, "fp8", "max"),
