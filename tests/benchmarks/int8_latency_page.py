@@ -88,11 +88,10 @@ def decision(runs: Mapping[str, dict[str, Any]]) -> str:
             lines.append(f"{row}| {reached(facts, cell)} |")
         best = min(ours, key=lambda cell: np.median(values(facts, cell, "wall_ms_ratio")))
         products = parts[best][PRODUCTS] / whole
-        left, rest = GOAL - products, sum(parts[best].values()) / whole - products
-        verb = "fits" if rest <= left else "does not fit"
+        rest = sum(parts[best].values()) / whole - products
         said.append(
-            f"- **{label(facts)}**, *{name(best)}*: its products alone take {products:.2f}, which leaves "
-            f"{left:.2f} for all else; that takes {rest:.2f}, which {verb}. By the clock "
+            f"- **{label(facts)}**, *{name(best)}*: by the profiler its products alone take {products:.2f}, which "
+            f"would leave {GOAL - products:.2f} for all else, and that takes {rest:.2f}. By the clock "
             f"{ratio(facts, best, 'wall_ms')}: {reached(facts, best)}."
         )
     return "\n".join([*lines, "", *said, ""])
