@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,10 @@ from optimize.errors import StageFailed
 from tests.support.tensorrt_plugin.expanded import expanded
 
 ROOT = Path(__file__).parents[2]
+FOUND = "PARSER_LIBRARY_IS_FOUND"
+needs_parser = pytest.mark.skipif(FOUND not in os.environ, reason="run by the last test, in a process of their own")
+"""The parser opens its library by a name that only LD_LIBRARY_PATH, set before the start, can serve."""
+
 LAYER = """
 <ir_version: 10, opset_import: ["" : 23]>
 g (float16[batch,tokens,128] x) => (float16[batch,tokens,128] y) {
@@ -246,6 +251,7 @@ def build(folder: Path, tokens: int = 16, **options: Any) -> Artifact:
     return TensorRTEngine(TensorRTOptions(plugins=("builtin",), **options)).build(request, lambda *step: None)
 
 
+@needs_parser
 @pytest.mark.tensorrt
 def test_every_layer_reaches_the_plugin_and_the_file_stays_as_it_is(tmp_path: Path) -> None:
     onnx.save(layer(), tmp_path / "model.onnx")
@@ -269,6 +275,7 @@ def test_every_layer_reaches_the_plugin_and_the_file_stays_as_it_is(tmp_path: Pa
             assert np.linalg.norm(found - wanted) / np.linalg.norm(wanted) < 2**-9  # Other orders of sums; GELU.
 
 
+@needs_parser
 @pytest.mark.tensorrt
 def test_weights_in_files_of_their_own_are_read_from_there(tmp_path: Path) -> None:
     onnx.save(layer(), tmp_path / "model.onnx", save_as_external_data=True, location="weights", size_threshold=0)
@@ -276,6 +283,7 @@ def test_weights_in_files_of_their_own_are_read_from_there(tmp_path: Path) -> No
     assert made.details["counts"]["matmuls"] == {"fp16 by the built-in plugin": 4}
 
 
+@needs_parser
 @pytest.mark.tensorrt
 def test_by_itself_the_plugin_takes_none_of_these_layers(tmp_path: Path) -> None:
     onnx.save(layer(), tmp_path / "model.onnx")
@@ -290,6 +298,7 @@ def test_a_model_that_brings_such_a_node_itself_is_refused(tmp_path: Path) -> No
         build(tmp_path, plugin_layers=ALL)
 
 
+@needs_parser
 @pytest.mark.tensorrt
 def test_shapes_beyond_the_kernels_offsets_are_a_sentence(tmp_path: Path) -> None:
     onnx.save(layer(), tmp_path / "model.onnx")
@@ -321,3 +330,15 @@ def test_kernels_compile_without_a_gpu_and_fit_its_shared_memory(tmp_path: Path)
     for capability, limit in limits.items():
         assert len(found[capability]) == 10
         assert max(found[capability].values()) <= limit
+
+
+@pytest.mark.skipif(FOUND in os.environ, reason="this is that process")
+@pytest.mark.tensorrt
+def test_builds_with_the_layers_pass_where_the_parser_finds_its_library(tensorrt: ModuleType) -> None:
+    libraries = [tensorrt.__path__[0], *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
+    environment = {**os.environ, FOUND: "1", "LD_LIBRARY_PATH": os.pathsep.join(libraries)}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", "tensorrt"]
+    command += [str(Path(__file__))]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    assert "5 passed" in done.stdout

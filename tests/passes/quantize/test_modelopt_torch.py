@@ -11,6 +11,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from optimize.targets.loading import cpu_instructions
 from passes import lessons, names
 from passes.base import PassFailed
 from passes.lessons import LayerLesson, Lessons
@@ -105,9 +106,15 @@ def expected(model: ir.Model, layers: tuple[LayerLesson, ...], data: np.ndarray)
     return at + bias.numpy()
 
 
+VNNI = {"avx_vnni", "avx512_vnni", "asimddp", "i8mm"}
+"""Instructions that sum products of eight bits in 32."""
+
+
 @pytest.mark.parametrize("dialect", ["onnxruntime", "tensorrt"])
 @pytest.mark.parametrize("kind", ["int8", "int8 smoothed", "fp8", "int4"])
 def test_the_graph_computes_what_the_learned_quantizers_compute(kind: str, dialect: str, tmp_path: Path) -> None:
+    if kind.startswith("int8") and dialect == "onnxruntime" and not VNNI & set(cpu_instructions()):
+        pytest.skip("this processor adds products of eight bits in 16, where learned weights saturate")
     model, original = mlp(), mlp()
     layers = []
     for module, weight in weights(model).items():
