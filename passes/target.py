@@ -71,3 +71,8 @@ class Target(pydantic.BaseModel):
     instructions: tuple[str, ...] = ()
     quantize: QuantizeRules = QuantizeRules()
     sources: dict[str, str] = {}
+
+    @property
+    def sums_in_16_bits(self) -> bool:
+        """Whether products of 8 bits are summed in saturating 16 bits first: AVX2 without VNNI."""
+        return "avx2" in self.instructions and not {"avx_vnni", "avx512_vnni"} & set(self.instructions)

@@ -20,7 +20,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 CLIP_FRACTIONS = tuple(float(step) for step in np.linspace(1.0, 0.7, 13))
 """Fractions of the largest magnitude that the MSE search tries; below 0.7 no real weight gained."""
 
-SEVEN_BITS = dataclasses.replace(numerics.INT8, name="int8", lowest=-64, highest=64)
+SEVEN_BITS = dataclasses.replace(numerics.INT8, name="int8 in seven bits", lowest=-64, highest=64)
 """For AVX2 without VNNI: its vpmaddubsw adds two uint8 * int8 products in saturating int16, and
 2 * 255 * 127 overflows it, while 2 * 255 * 64 = 32640 does not."""
 

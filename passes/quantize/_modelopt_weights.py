@@ -38,11 +38,13 @@ class LearnedWeight:
         layer: The layer in the graph.
         lesson: What ModelOpt learned of it.
         ratio: (out,) the graph's weight over the module's, or None where they are the same.
+        integers: What INT8 is stored in.
     """
 
     layer: Layer
     lesson: LayerLesson
     ratio: Array | None
+    integers: numerics.Format = numerics.INT8
 
     @property
     def divisor(self) -> Array | None:
@@ -52,9 +54,9 @@ class LearnedWeight:
 
     def channel_weight(self) -> ChannelWeight:
         """INT8 with one scale per output channel."""
-        scale = self._channel_steps(numerics.INT8, np.dtype(np.float32))
+        scale = self._channel_steps(self.integers, np.dtype(np.float32))
         lazy = ir.LazyTensor(
-            lambda: ir.tensor(self._elements(numerics.INT8, self._along_channels(scale))),
+            lambda: ir.tensor(self._elements(self.integers, self._along_channels(scale))),
             dtype=ir.DataType.INT8, shape=ir.Shape(self.layer.weight.shape),
         )  # fmt: skip
         return ChannelWeight(scale, lazy, self.layer.channel_axis, 0)
@@ -67,7 +69,7 @@ class LearnedWeight:
             return self._place_blocks(editor)
         layer = self.layer
         is_fp8 = self.lesson.weight == "fp8"
-        grid = numerics.FP8_E4M3 if is_fp8 else numerics.INT8
+        grid = numerics.FP8_E4M3 if is_fp8 else self.integers
         scale = self._channel_steps(grid, layer.weight.dtype.numpy())
         kind = ir.DataType.FLOAT8E4M3FN if is_fp8 else ir.DataType.INT8
         steps = self._along_channels(scale.astype(np.float32))

@@ -140,8 +140,7 @@ class QuantizeInt8(Pass):
         )
 
     def _grid(self, target: Target) -> numerics.Format:
-        saturates = "avx2" in target.instructions and not {"avx_vnni", "avx512_vnni"} & set(target.instructions)
-        seven = self.weight_bits == 7 or (self.weight_bits == "auto" and saturates)
+        seven = self.weight_bits == 7 or (self.weight_bits == "auto" and target.sums_in_16_bits)
         return SEVEN_BITS if seven else numerics.INT8
 
     def _refusal(self, layer: Layer, model: ir.Model, context: PassContext) -> str | None:

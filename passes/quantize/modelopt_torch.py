@@ -12,6 +12,7 @@ standard ONNX cannot say, layers whose weight is not the module's any more, modu
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +29,7 @@ from passes.lessons import LayerLesson
 from passes.opset import current, lift
 from passes.qdq import Editor, drop_unused_constants, fake_quantize
 from passes.quantize import _fp4_activations, _integer_ops, _modelopt_run
+from passes.quantize._channel_weights import SEVEN_BITS
 from passes.quantize._modelopt_weights import LearnedWeight, matched, recognised
 from passes.quantize._placing import Activation, smoothed
 from passes.target import Target
@@ -131,7 +133,7 @@ class QuantizeModelOptTorch(Pass):
         return PassResult(
             patterns=(Pattern("layer", len(chosen)),), skips=tuple(skips),
             changed=tuple(item.lesson.module for item in chosen), figures=figures,
-            notes=(*taught.notes, *_weight_only(chosen, context.target)),
+            notes=(*taught.notes, *_weight_only(chosen, context.target), *_narrowed(chosen, context.target)),
         )  # fmt: skip
 
     def _read(self, context: PassContext) -> lessons.Lessons:
@@ -182,7 +184,11 @@ class QuantizeModelOptTorch(Pass):
             return f"sums over K = {layer.weight.shape[0]}, no multiple of ModelOpt's block of {lesson.block}"
         if lesson.input_factors is not None and layer.node.op_type == "Conv":
             return "ModelOpt smooths its input, which is not placed at convolutions"
-        return matched(layer, lesson)
+        found = matched(layer, lesson)
+        narrow = target.dialect == "onnxruntime" and target.sums_in_16_bits
+        if isinstance(found, LearnedWeight) and narrow and lesson.weight == lesson.input == "int8":
+            return dataclasses.replace(found, integers=SEVEN_BITS)
+        return found
 
 
 def _precision_of(config: str) -> str:
@@ -259,3 +265,10 @@ def _weight_only(chosen: Sequence[LearnedWeight], target: Target) -> list[str]:
     if not dropped or target.dialect == "tensorrt":
         return []
     return [f"{target.title} has no FP4 activations: {dropped} layers keep theirs in floating point."]
+
+
+def _narrowed(chosen: Sequence[LearnedWeight], target: Target) -> list[str]:
+    narrow = sum(item.integers is SEVEN_BITS for item in chosen)
+    if not narrow:
+        return []
+    return [f"{target.title} sums products of 8 bits in 16: {narrow} layers keep ModelOpt's weights in seven bits."]
