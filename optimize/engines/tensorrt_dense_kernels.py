@@ -62,7 +62,7 @@ def load_w(
 
 @triton.jit
 def start(
-    bias, residual, m, n, M, N: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    residual, m, n, M, N: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     RESIDUAL: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """What sums start from: the residual where it is wanted early, or nothing."""
@@ -106,17 +106,17 @@ def tile_at(tile, M, N: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, G
 
 
 @triton.jit
-def product(
-    x, w, w_more, bias, residual, y, M, N: tl.constexpr, K: tl.constexpr, TRANSPOSED: tl.constexpr,
+def one_tile(
+    tile, x, w, w_more, bias, residual, y, M, N: tl.constexpr, K: tl.constexpr, TRANSPOSED: tl.constexpr,
     GELU: tl.constexpr, RESIDUAL: tl.constexpr, ROWS: tl.constexpr,
     COLUMNS: tl.constexpr, MORE: tl.constexpr, DEPTH: tl.constexpr, STAGES: tl.constexpr, GROUP: tl.constexpr,
     DESCRIBED: tl.constexpr, EARLY: tl.constexpr, ASSEMBLY: tl.constexpr,
 ):  # fmt: skip
-    """A tile a program: `(ROWS, COLUMNS + MORE)`; MORE columns have sums of their own (widths such as 192)."""
-    m, n = tile_at(tl.program_id(0), M, N, ROWS, COLUMNS + MORE, GROUP)
-    total = start(bias, residual, m, n, M, N, ROWS, COLUMNS, RESIDUAL, EARLY)
+    """`(ROWS, COLUMNS + MORE)` of y; MORE columns have sums of their own (widths such as 192)."""
+    m, n = tile_at(tile, M, N, ROWS, COLUMNS + MORE, GROUP)
+    total = start(residual, m, n, M, N, ROWS, COLUMNS, RESIDUAL, EARLY)
     if MORE:
-        more = start(bias, residual, m, n + COLUMNS, M, N, ROWS, MORE, RESIDUAL, EARLY)
+        more = start(residual, m, n + COLUMNS, M, N, ROWS, MORE, RESIDUAL, EARLY)
     for k in tl.range(0, K, DEPTH, num_stages=STAGES):
         left = load_x(x, m, k, M, K, ROWS, DEPTH, DESCRIBED)
         total = tl.dot(left, load_w(w, k, n, N, K, COLUMNS, DEPTH, TRANSPOSED, DESCRIBED), total)
@@ -124,37 +124,29 @@ def product(
             more = tl.dot(left, load_w(w_more, k, n + COLUMNS, N, K, MORE, DEPTH, TRANSPOSED, DESCRIBED), more)
     finish(total, bias, residual, y, m, n, M, N, ROWS, COLUMNS, GELU, RESIDUAL, EARLY, ASSEMBLY)
     if MORE:
-        finish(
-            more, bias, residual, y, m, n + COLUMNS, M, N, ROWS, MORE, GELU, RESIDUAL, EARLY, ASSEMBLY,
-        )  # fmt: skip
+        finish(more, bias, residual, y, m, n + COLUMNS, M, N, ROWS, MORE, GELU, RESIDUAL, EARLY, ASSEMBLY)
 
 
 @triton.jit
-def product_in_turns(
+def product(
     x, w, w_more, bias, residual, y, M, N: tl.constexpr, K: tl.constexpr, TRANSPOSED: tl.constexpr,
     GELU: tl.constexpr, RESIDUAL: tl.constexpr, ROWS: tl.constexpr,
     COLUMNS: tl.constexpr, MORE: tl.constexpr, DEPTH: tl.constexpr, STAGES: tl.constexpr, GROUP: tl.constexpr,
-    DESCRIBED: tl.constexpr, EARLY: tl.constexpr, ASSEMBLY: tl.constexpr,
+    DESCRIBED: tl.constexpr, EARLY: tl.constexpr, ASSEMBLY: tl.constexpr, TURNS: tl.constexpr,
 ):  # fmt: skip
-    """The same by as many programs as run at once, each through several tiles: the next one's loads start early."""
-    tiles = tl.cdiv(M, ROWS) * (N // (COLUMNS + MORE))
-    for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=True):
-        m, n = tile_at(tile, M, N, ROWS, COLUMNS + MORE, GROUP)
-        total = start(bias, residual, m, n, M, N, ROWS, COLUMNS, RESIDUAL, EARLY)
-        if MORE:
-            more = start(bias, residual, m, n + COLUMNS, M, N, ROWS, MORE, RESIDUAL, EARLY)
-        for k in tl.range(0, K, DEPTH, num_stages=STAGES):
-            left = load_x(x, m, k, M, K, ROWS, DEPTH, DESCRIBED)
-            total = tl.dot(left, load_w(w, k, n, N, K, COLUMNS, DEPTH, TRANSPOSED, DESCRIBED), total)
-            if MORE:
-                more = tl.dot(left, load_w(w_more, k, n + COLUMNS, N, K, MORE, DEPTH, TRANSPOSED, DESCRIBED), more)
-        finish(
-            total, bias, residual, y, m, n, M, N, ROWS, COLUMNS, GELU, RESIDUAL, EARLY, ASSEMBLY,
-        )  # fmt: skip
-        if MORE:
-            finish(
-                more, bias, residual, y, m, n + COLUMNS, M, N, ROWS, MORE, GELU, RESIDUAL, EARLY, ASSEMBLY,
+    """A tile a program; with TURNS as many programs as run at once, each through several, loading ahead."""
+    if TURNS:
+        tiles = tl.cdiv(M, ROWS) * (N // (COLUMNS + MORE))
+        for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=True):
+            one_tile(
+                tile, x, w, w_more, bias, residual, y, M, N, K, TRANSPOSED, GELU, RESIDUAL, ROWS, COLUMNS, MORE,
+                DEPTH, STAGES, GROUP, DESCRIBED, EARLY, ASSEMBLY,
             )  # fmt: skip
+    else:
+        one_tile(
+            tl.program_id(0), x, w, w_more, bias, residual, y, M, N, K, TRANSPOSED, GELU, RESIDUAL, ROWS, COLUMNS,
+            MORE, DEPTH, STAGES, GROUP, DESCRIBED, EARLY, ASSEMBLY,
+        )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,7 +173,7 @@ def constants(sizes: Sizes, cut: Cut, residual: bool, assembly: bool) -> dict[st
         "RESIDUAL": residual,
         "ROWS": cut.rows, "COLUMNS": cut.columns, "MORE": cut.more, "DEPTH": cut.depth, "STAGES": cut.stages,
         "GROUP": cut.group, "DESCRIBED": cut.described, "EARLY": cut.early and sizes.form not in _GELU,
-        "ASSEMBLY": assembly,
+        "ASSEMBLY": assembly, "TURNS": cut.turns > 0,
     }  # fmt: skip
 
 
@@ -203,8 +195,7 @@ def launch(
     if cut.described:
         x = TensorDescriptor(x, [rows, k], [k, 1], [cut.rows, cut.depth])
         w, more = (_described(w, sizes, width, cut.depth) for width in (cut.columns, cut.more or cut.columns))
-    kernel, grid = (product, tiles) if cut.turns == 0 else (product_in_turns, min(tiles, cut.turns * processors))
-    kernel[(grid,)](
+    product[(min(tiles, cut.turns * processors) if cut.turns else tiles,)](
         x, w, more, bias, bias if residual is None else residual, y, rows,
         **constants(sizes, cut, residual is not None, assembly), num_warps=cut.warps,
     )  # fmt: skip

@@ -47,9 +47,8 @@ def product(capability: int, rows: int, n: int, k: int, residual: bool) -> int:
         x = f"tensordesc<fp16[{cut.rows}, {cut.depth}]>"
         w, more = (f"tensordesc<fp16[{cut.depth}, {width}]>" for width in (cut.columns, cut.more or cut.columns))
     signature = {"x": x, "w": w, "w_more": more, "bias": "*fp16", "residual": "*fp16", "y": "*fp16", "M": "i32"}
-    kernel = dense.product_in_turns if cut.turns else dense.product
     constants = dense.constants(dense.Sizes(rows, n, k, form), cut, residual, assembly=True)
-    return compiled(kernel, capability, signature, constants, cut.warps)
+    return compiled(dense.product, capability, signature, constants, cut.warps)
 
 
 def attention(capability: int, tokens: int, size: int) -> int:
