@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
@@ -34,49 +34,45 @@ class Region:
     values: tuple[ir.Value, ...]
 
 
-def region_of(reader: Layer, layers: Sequence[Layer], graph: ir.Graph) -> Region | str:
-    """The region whose value `reader` multiplies, or why there is none, as a reason for a skip.
+def region_of(value: ir.Value, readers: Sequence[Layer], makers: Mapping[ir.Value, Layer]) -> Region | str:
+    """The region of a value that products multiply, or why there is none, as a reason for a skip.
 
     Args:
-        reader: A product.
-        layers: All products of the model.
-        graph: The main graph; the region must lie in it.
+        value: Of the main graph.
+        readers: The products that read it.
+        makers: Every product of the main graph, by what it gives, bias included.
     """
-    value = reader.activation
-    readers = tuple(layer for layer in layers if layer.activation is value)
-    if any(layer.graph is not graph for layer in readers):
-        return "lies in a sub-graph, where calibration does not reach"
-    makers = {id(layer.output): layer for layer in layers if layer.graph is graph}
-    inside: dict[int, ir.Value] = {}
-    nodes: set[ir.Node] = set()
+    values: dict[ir.Value, None] = {}
+    nodes = {layer.node for layer in readers}
     found: list[Layer] = []
     waiting = [value]
     while waiting:
         at = waiting.pop()
-        if id(at) in inside:
+        if at in values:
             continue
-        inside[id(at)] = at
-        if id(at) in makers:
-            maker = makers[id(at)]
+        values[at] = None
+        maker = makers.get(at)
+        if maker is not None:
             found.append(maker)
-            nodes |= {maker.node} | ({maker.bias_node} if maker.bias_node is not None else set())
-            inside[id(maker.node.outputs[0])] = maker.node.outputs[0]
+            nodes |= {maker.node, maker.bias_node or maker.node}
+            values[maker.node.outputs[0]] = None
             continue
         operands = _operands(at)
         if isinstance(operands, str):
             return operands
-        nodes.add(at.producer())  # type: ignore[arg-type]  # it has operands
+        producer = at.producer()
+        assert producer is not None  # it has operands
+        nodes.add(producer)
         waiting += operands
-    readable = nodes | {layer.node for layer in readers}
-    for item in inside.values():
+    for item in values:
         if item.is_graph_output():
             return f"'{item.name}' is an output of the model"
-        other = next((node for node, _ in item.uses() if node not in readable), None)
+        other = next((node for node, _ in item.uses() if node not in nodes), None)
         if other is not None:
             return f"'{item.name}' is read by {other.op_type} too"
-    if any(maker.channels != reader.weight.shape[0] for maker in found):
+    if any(maker.channels != readers[0].weight.shape[0] for maker in found):
         return "its input's channels are not those of the products behind it"
-    return Region(value, tuple(found), readers, tuple(inside.values()))
+    return Region(value, tuple(found), tuple(readers), tuple(values))
 
 
 def _operands(value: ir.Value) -> list[ir.Value] | str:

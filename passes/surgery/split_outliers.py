@@ -21,7 +21,7 @@ products with constant weights; inputs without a range; channels that are alike.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -97,55 +97,43 @@ class SplitOutliers(Pass):
             PassFailed: When there is no usable calibration data.
         """
         found, _ = weighted.find(model, PRODUCTS)
-        skips: list[Skip] = []
-        regions: list[Region] = []
-        for layer in found:
-            if any(layer in region.readers for region in regions):
-                continue
-            region = region_of(layer, found, model.graph)
-            if isinstance(region, str):
-                skips.append(weighted.skip(layer.node, region))
-            else:
-                regions.append(region)
+        regions, skips = _regions(found, model.graph)
         names = [str(region.value.name) for region in regions]
-        ranges = (
-            collect(
-                model, names, context, Method("minmax"), numerics.INT8,
-                symmetric=True, channel_axes=dict.fromkeys(names, -1),
-            )
-            if names
-            else None
+        if not names:
+            return PassResult(patterns=(Pattern("outlier", 0),), skips=tuple(skips))
+        ranges = collect(
+            model, names, context, Method("minmax"), numerics.INT8,
+            symmetric=True, channel_axes=dict.fromkeys(names, -1),
         )  # fmt: skip
         editor = Editor(model)
+        weights = _Weights(editor)
         changed: list[str] = []
-        hardest: list[Split] = []
-        for done, region in enumerate(regions):
-            context.progress("surgery.split_outliers", done, len(regions))
-            assert ranges is not None
-            name = str(region.value.name)
-            amax = ranges.of[name].channel_amax if name in ranges.of else None
-            split = (
-                f"its input '{name}' {ranges.unusable[name]}"
-                if amax is None
-                else self._split(region, amax)
-            )  # fmt: skip
+        done: list[Split] = []
+        for number, (name, region) in enumerate(zip(names, regions, strict=True)):
+            context.progress("surgery.split_outliers", number, len(regions))
+            known = ranges.of.get(name)
+            if known is None:
+                split: Split | str = f"its input '{name}' {ranges.unusable[name]}"
+            else:
+                assert known.channel_amax is not None
+                split = self._split(region, known.channel_amax)
             if isinstance(split, str):
                 skips += [weighted.skip(layer.node, split) for layer in region.readers]
                 continue
-            _write(editor, region, split)
-            hardest.append(split)
+            _write(editor, weights, region, split)
+            done.append(split)
             changed += [layer.name for layer in region.readers]
         figures: dict[str, float | int | str] = {}
-        if hardest:
-            figures["columns added"] = self.columns * len(hardest)
-            figures["hardest channel before"] = max(split.before for split in hardest)
-            figures["hardest channel after"] = max(split.after for split in hardest)
+        if done:
+            figures["columns added"] = self.columns * len(done)
+            figures["hardest channel before"] = max(split.before for split in done)
+            figures["hardest channel after"] = max(split.after for split in done)
         return PassResult(
-            patterns=(Pattern("outlier", len(hardest)),),
+            patterns=(Pattern("outlier", len(done)),),
             skips=tuple(skips),
             changed=tuple(changed),
             figures=figures,
-            notes=() if ranges is None else ranges.notes,
+            notes=ranges.notes,
         )
 
     def _split(self, region: Region, amax: Array) -> Split | str:
@@ -164,6 +152,27 @@ class SplitOutliers(Pass):
         return Split(order, parts[order], before, after)
 
 
+def _regions(found: Sequence[Layer], graph: ir.Graph) -> tuple[list[Region], list[Skip]]:
+    """One region per value that products of the main graph read, where there is one; else why not."""
+    readers: dict[ir.Value, list[Layer]] = {}
+    makers: dict[ir.Value, Layer] = {}
+    skips: list[Skip] = []
+    for layer in found:
+        if layer.graph is graph:
+            readers.setdefault(layer.activation, []).append(layer)
+            makers[layer.output] = layer
+        else:
+            skips.append(weighted.skip(layer.node, "lies in a sub-graph, where calibration does not reach"))
+    regions: list[Region] = []
+    for value, layers in readers.items():
+        region = region_of(value, layers, makers)
+        if isinstance(region, str):
+            skips += [weighted.skip(layer.node, region) for layer in layers]
+        else:
+            regions.append(region)
+    return regions, skips
+
+
 def shares(hardness: Array, columns: int) -> Array:
     """(channels,) parts that each channel is split in, `columns` more than channels in all, the hardest first."""
     parts: Array = np.ones(len(hardness), np.int64)
@@ -176,35 +185,53 @@ def _factor(before: float, after: float) -> str:
     return f"{before / after:.1f}" if after else "1.0"
 
 
-def _write(editor: Editor, region: Region, split: Split) -> None:
+class _Weights:
+    """Changes products' weights; one between two values is changed for both."""
+
+    def __init__(self, editor: Editor) -> None:
+        self._editor = editor
+        self._now: dict[ir.Node, Callable[[], Array]] = {}
+
+    def replace(self, layer: Layer, axis: int, size: int, change: Callable[[Array], Array]) -> ir.Value:
+        """Give a product a changed copy of its (in, out) weight, made when it is read; gives what it had.
+
+        Args:
+            layer: The product.
+            axis: Which of (in, out) gets another size.
+            size: That size.
+            change: The weight as it is now to the weight as it shall be.
+        """
+        held = layer.node.inputs[1]
+        assert held is not None
+        before = self._now.get(layer.node)
+        shape = list(layer.weight.shape if before is None or held.shape is None else held.shape.numpy())
+        shape[axis] = size
+        now = before or layer.weight.numpy
+
+        def after() -> Array:
+            return np.ascontiguousarray(change(now()))
+
+        self._now[layer.node] = after
+        lazy = ir.LazyTensor(lambda: ir.tensor(after()), dtype=layer.weight.dtype, shape=ir.Shape(shape))
+        layer.node.replace_input_with(1, self._editor.tensor(f"{layer.weight.name}_split", lazy))
+        if layer.transposed:
+            layer.node.attributes["transB"] = ir.AttrInt64("transB", 0)
+        return held
+
+
+def _write(editor: Editor, weights: _Weights, region: Region, split: Split) -> None:
     spent: list[ir.Value] = []
+    size = len(split.order)
     for layer in region.makers:
-        spent.append(_replace_weight(editor, layer, (layer.weight.shape[0], len(split.order)), split.columns))
+        spent.append(weights.replace(layer, 1, size, split.columns))
         if layer.bias is not None:
             spent.append(_replace_bias(editor, layer, layer.bias, split.order))
     for layer in region.readers:
-        spent.append(_replace_weight(editor, layer, (len(split.order), layer.channels), split.rows))
+        spent.append(weights.replace(layer, 0, size, split.rows))
     for value in region.values:
         if value.shape is not None and value.shape.rank():
-            value.shape = ir.Shape([*list(value.shape)[:-1], len(split.order)])
+            value.shape = ir.Shape([*list(value.shape)[:-1], size])
     drop_unused_constants(spent)
-
-
-def _replace_weight(
-    editor: Editor, layer: Layer, shape: tuple[int, ...], change: Callable[[Array], Array]
-) -> ir.Value:
-    """Give a product a changed copy of its (in, out) weight, made when it is read; gives what it had."""
-    held = layer.node.inputs[1]
-    assert held is not None
-
-    def evaluate() -> ir.TensorProtocol:
-        return ir.tensor(np.ascontiguousarray(change(layer.weight.numpy())))
-
-    lazy = ir.LazyTensor(evaluate, dtype=layer.weight.dtype, shape=ir.Shape(shape))
-    layer.node.replace_input_with(1, editor.tensor(f"{layer.weight.name}_split", lazy))
-    if layer.transposed:
-        layer.node.attributes["transB"] = ir.AttrInt64("transB", 0)
-    return held
 
 
 def _replace_bias(editor: Editor, layer: Layer, bias: Constant, order: Array) -> ir.Value:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -77,6 +78,21 @@ def test_the_hardest_channel_is_shared_out_and_the_model_stays_what_it_was(body:
     widths = {value.shape[-1] for node in after.graph for value in node.inputs if value is not None and value.shape}
     assert WIDE + 16 in widths
     assert not {"a", "c"} & set(after.graph.initializers)
+
+
+def test_a_product_between_two_outliers_is_changed_for_both() -> None:
+    made = model(
+        "h = MatMul(x, a) g = Relu(h) i = MatMul(g, c) j = Relu(i) k = MatMul(j, a2) y = MatMul(k, c)", a=hard(1)
+    )
+    held = made.graph.initializers["c"]
+    numbers = hard(0)
+    numbers[:, 3] *= 40
+    held.const_value = ir.tensor(numbers, name="c")
+    after = made.clone()
+    assert SplitOutliers(columns=16).apply(after, context(calibration=calibrated())).rewrites >= 2
+    feeds = {"x": RNG.normal(0, 1, (9, 16)).astype(np.float32)}
+    expected = run(made, feeds)["y"]
+    np.testing.assert_allclose(run(after, feeds)["y"], expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 
 def test_a_transposed_gemm_gives_and_takes_columns_too() -> None:
@@ -175,6 +191,17 @@ def test_a_value_without_a_range_is_named() -> None:
     result = SplitOutliers().apply(made, context(calibration=calibrated()))
     assert result.rewrites == 1
     assert any("never activates" in item.reason for item in result.skips)
+
+
+@pytest.mark.tensorrt
+def test_what_comes_out_builds_in_int8(tmp_path: Path) -> None:
+    from tests.support.tensorrt_rtx.building import build
+
+    made = model(FEED_FORWARD, a=hard(1))
+    given = context(TENSORRT, calibration=calibrated())
+    assert SplitOutliers(columns=16).apply(made, given).rewrites == 1
+    QuantizeInt8(activations="static", smooth=0.6).apply(made, given)
+    assert build(made, tmp_path).details["counts"] == {"matmuls": {"int8": 2}}
 
 
 def test_shares_go_to_the_hardest_first() -> None:
