@@ -38,9 +38,9 @@ python -m tests.benchmarks.int8_latency --time FOLDER --out docs/int8-latency/DA
 python -m tests.benchmarks.int8_latency --page
 ```
 
-The same models are timed on every processor, with weights in 8 bits. One with AVX2 and no VNNI needs
-`weight_bits: 7`, which `quantize.int8` takes by itself where the target is such a processor; the kernels and their
-times are the same, only the weights' values differ.
+The same models are timed on every processor, with weights in 8 bits. Made on one with AVX2 and no VNNI, whose
+kernels would saturate, ours have them in seven, as in every run there; the kernels and their times are the same,
+only the weights' values differ.
 
 ## What decides it
 """
