@@ -102,13 +102,15 @@ def build(library: Library, options: TensorRTOptions, request: BuildRequest, pro
     del parser  # It owns the weights that the builder reads.
     if options.profiling_verbosity != "detailed":
         notes.append("Layers are told by profiling_verbosity: detailed alone.")
+    layers = _layers(library, log, plan, messages, model, device)
+    notes.extend(_emulated(library, layers, device))
     return Built(
         plan=plan,
         model=model,
         inputs=inputs,
         outputs=tensorrt_network.specs(model.graph.outputs),
         profiles=profiles,
-        layers=_layers(library, log, plan, messages, model, device),
+        layers=layers,
         memory_bytes={kind.lower(): size for kind, size in messages.memory.items()},
         device=device,
         notes=(*notes, *messages.warnings),
@@ -141,6 +143,23 @@ def _unsuited(library: Library, options: TensorRTOptions, device: tensorrt_devic
         f"{name} has no effect with {flavour.title}: {flavour.ignored[name]}."
         for name in asked
         if name in flavour.ignored
+    ]
+
+
+def _emulated(library: Library, layers: tensorrt_layers.Layers, device: tensorrt_device.Device | None) -> list[str]:
+    """Which layers the GPU that is here runs slower than in FP16, as a note."""
+    slow = library.flavour.emulated.get(device.compute_capability, ()) if device is not None else ()
+    found = [
+        f"{count} {kind} in {precision}"
+        for kind, precisions in layers.counts.items()
+        for precision, count in precisions.items()
+        if precision in slow
+    ]
+    if not found or device is None:
+        return []
+    return [
+        f"{library.title} emulates {', '.join(found)} on compute capability {device.compute_capability}, slower than "
+        "FP16. Leave them in FP16, or quantize weights alone."
     ]
 
 

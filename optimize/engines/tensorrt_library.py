@@ -28,6 +28,7 @@ class Flavour:
         has_int8_convolutions: Whether a convolution on INT8 data and weights builds.
         needs_device: Options that need a GPU while building, where the rest of building does not.
         parser_opens: What its ONNX parser opens by name before it adds a plugin's layer.
+        emulated: By compute capability, types of data and weights that it accepts and emulates, slower than FP16.
     """
 
     module: str
@@ -41,6 +42,7 @@ class Flavour:
     needs_device: frozenset[str] = frozenset()
     has_int8_convolutions: bool = True
     parser_opens: str | None = None
+    emulated: Mapping[str, frozenset[str]] = dataclasses.field(default_factory=dict)
 
 
 FLAVOURS = (
@@ -70,6 +72,8 @@ FLAVOURS = (
         needs_device=frozenset({"refit", "strip_plan"}),
         # 1.6.1: "CHECK(dtype == myelinTypeFloat || Half || BF16 || FP8E4M3)", whatever the shapes.
         has_int8_convolutions=False,
+        # 1.6.1 on an H200: 2.0 and 5.9 times the time of FP16, docs/gpu/2026-11-28-eight-bits.json.
+        emulated={"9.0": frozenset({"int8", "fp8"})},
     ),
 )
 

@@ -14,7 +14,7 @@ import onnx.parser
 import pytest
 from onnx import numpy_helper
 
-from optimize.engines import tensorrt_build, tensorrt_device, tensorrt_library, tensorrt_plan
+from optimize.engines import tensorrt_build, tensorrt_device, tensorrt_layers, tensorrt_library, tensorrt_plan
 from optimize.engines.base import Artifact, AxisRange, BuildRequest
 from optimize.engines.tensorrt import TensorRTEngine
 from optimize.engines.tensorrt_log import Messages
@@ -292,3 +292,29 @@ def test_a_file_that_is_no_onnx_is_told_apart(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"not a model")
     with pytest.raises(StageFailed, match=r"model\.onnx cannot be read as ONNX"):
         TensorRTEngine().build(BuildRequest(tmp_path / "model.onnx", tmp_path, BATCH), lambda *step: None)
+
+
+@pytest.mark.parametrize(
+    ("capability", "counts", "said"),
+    [
+        (
+            "9.0",
+            {"matmuls": {"int8": 3, "fp16": 1}, "convolutions": {"fp8": 2}},
+            "3 matmuls in int8, 2 convolutions in fp8",
+        ),
+        ("9.0", {"matmuls": {"int8 weights, fp16": 3}}, None),
+        ("12.0", {"matmuls": {"int8": 3}}, None),
+        (None, {"matmuls": {"int8": 3}}, None),
+    ],
+)
+def test_products_in_8_bits_that_a_gpu_has_no_kernels_for_are_noted(
+    capability: str | None, counts: dict[str, dict[str, int]], said: str | None
+) -> None:
+    flavour = next(item for item in tensorrt_library.FLAVOURS if item.module == "tensorrt_rtx")
+    library = tensorrt_library.Library(api=None, flavour=flavour, version="1.6.1.120")
+    device = None
+    if capability is not None:
+        device = tensorrt_device.Device(name="a GPU", compute_capability=capability, driver="13.0")
+    layers = tensorrt_layers.Layers(source="inspector", counts=counts)
+    notes = tensorrt_build._emulated(library, layers, device)
+    assert [said is not None and said in note for note in notes] == ([True] if said else [])
