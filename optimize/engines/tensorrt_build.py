@@ -158,8 +158,8 @@ def _emulated(library: Library, layers: tensorrt_layers.Layers, device: tensorrt
     if not found or device is None:
         return []
     return [
-        f"{library.title} emulates {', '.join(found)} on compute capability {device.compute_capability}, slower than "
-        "FP16. Leave them in FP16, or quantize weights alone."
+        f"{library.title} emulates {', '.join(found)} on compute capability {device.compute_capability}, slower "
+        "than FP16. Leave them in FP16, or quantize weights alone."
     ]
 
 
