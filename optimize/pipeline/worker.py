@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -26,6 +27,8 @@ def main() -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if request["store"] is not None:
         write_guard.protect(Path(request["store"]), writable=(Path(request["directory"]),))
+        # Python tries to write there. Compilers that a stage starts only ask whether they may, and are told wrong.
+        os.environ["TMPDIR"] = tempfile.gettempdir()
     stage = request["stage"]
     last = 0.0
 

@@ -20,7 +20,7 @@ HAS_LANDLOCK = (
 needs_landlock = pytest.mark.skipif(not HAS_LANDLOCK, reason="this kernel has no Landlock of version 3")
 
 ATTACK = """
-import glob, os, tempfile
+import glob, os, subprocess, tempfile
 import numpy as np
 
 def samples():
@@ -37,6 +37,8 @@ def samples():
         pass
     with tempfile.TemporaryFile() as file:
         file.write(b"temporary files still work")
+    of_a_child = subprocess.run(["mktemp"], check=True, capture_output=True, text=True).stdout.strip()
+    os.remove(of_a_child)
     open({beside!r}, "w").write("and so do files of the user's own")
     rng = np.random.default_rng(0)
     for _ in range(16):

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import jobs
+import minilm
 import numpy as np
 import torch
 import variants
@@ -41,7 +42,8 @@ def main() -> None:
     """Parse the command line, run the cases, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
+    names = [*CASES, minilm.NAME]
+    parser.add_argument("--cases", nargs="+", default=names, choices=names)
     parser.add_argument("--variants", nargs="+", metavar="NAME", help="rows to build, as the table spells them")
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
@@ -50,7 +52,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=6, help="variants built at the same time")
     parser.add_argument("--max-autotune", action="store_true", help="one more contender; minutes to compile")
     options = parser.parse_args()
-    known = {variant.name for name in options.cases for variant in (*PLAIN, *CASES[name].ours)}
+    known = {variant.name for name in options.cases if name in CASES for variant in (*PLAIN, *CASES[name].ours)}
     if not known.issuperset(options.variants or ()):
         parser.error(f"--variants: expected some of: {'; '.join(sorted(known))}")
     options.output.mkdir(parents=True, exist_ok=True)
@@ -58,7 +60,10 @@ def main() -> None:
     for name in options.cases:
         started = time.monotonic()
         with tempfile.TemporaryDirectory() as scratch, torch.no_grad():
-            facts["cases"][name] = run_case(CASES[name], options, Path(scratch))
+            if name == minilm.NAME:
+                facts["cases"][name] = minilm.run(Path(scratch), seconds=3 * options.seconds)
+            else:
+                facts["cases"][name] = run_case(CASES[name], options, Path(scratch))
         facts["cases"][name]["seconds"] = time.monotonic() - started
         (options.output / "benchmark.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False))
         print(f"\n{table(facts['cases'][name])}", flush=True)
