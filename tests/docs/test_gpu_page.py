@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from tests.benchmarks import gpu_page
 from tests.benchmarks.gpu.table import COMPILED, goals, table
+from tests.support import reports
 
 FIGURES = gpu_page.runs()
 FAST = {"median_ms": 0.5, "p25_ms": 0.5, "p75_ms": 0.5, "over_compile": 0.5, "speedup_over_fp32_eager": 4.0}
@@ -35,7 +37,8 @@ def test_medians_and_ratios_follow_from_the_samples(path: Path) -> None:
         rows = {name: row for name, row in case["contenders"].items() if "samples_ms" in row}
         medians = {name: np.median(row["samples_ms"]) for name, row in rows.items()}
         for name, row in rows.items():
-            compiled, eager = medians["torch.compile FP16 (reduce-overhead)"], medians["torch eager FP32"]
+            compiled = next(medians[name] for name in medians if name.startswith("torch.compile"))
+            eager = medians["torch eager FP32"]
             assert row["median_ms"] == pytest.approx(medians[name])
             assert row["over_compile"] == pytest.approx(medians[name] / compiled)
             assert row["speedup_over_fp32_eager"] == pytest.approx(eager / medians[name])
@@ -139,3 +142,28 @@ def test_the_table_is_sorted_by_time_and_says_why_a_variant_has_none() -> None:
     assert lines[4].startswith("| ours: A | 0.500 |")
     assert lines[5].startswith("| ours: B | failed: why |")
     assert len({line.count("|") for line in lines[2:6]}) == 1
+
+
+def test_the_recipes_case_takes_times_and_errors_from_the_products_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks" / "gpu"))
+    minilm = importlib.import_module("minilm")
+    medians = {"original": 2.0, "compiled": 1.0, "exported": 0.9, "optimized": 0.25}
+    timed = reports.passing().throughput
+    assert timed is not None
+    contenders = tuple(
+        reports.latency(name, name, median, seed).model_copy(update={"device": "cuda"})
+        for seed, (name, median) in enumerate(medians.items())
+    )
+    stages = (reports.accuracy("export", 1e-6), reports.accuracy("model", 1e-4), reports.accuracy("engine", 2e-3))
+    report = reports.passing(throughput=timed.model_copy(update={"contenders": contenders}), accuracy=stages)
+    facts = minilm.facts(json.loads(report.model_dump_json()))
+
+    ours = facts["contenders"]["ours: recipe minilm-fp16-tensorrt"]
+    assert ours["relative_error"] == 2e-3
+    assert ours["speedup_over_fp32_eager"] == pytest.approx(8.0, rel=0.1)
+    assert ours["over_compile"] == pytest.approx(0.25, rel=0.1)
+    assert facts["contenders"]["TensorRT-RTX, plain export FP32"]["relative_error"] == 1e-6
+    ((goal, said),) = goals(facts)
+    assert goal.startswith("2 to 6 × over FP32 eager")
+    assert said.startswith("reached")
+    assert "| 0.002 |" in table(facts)

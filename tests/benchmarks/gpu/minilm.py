@@ -53,7 +53,7 @@ def run(scratch: Path, seconds: float) -> dict[str, Any]:
 def facts(report: dict[str, Any]) -> dict[str, Any]:
     """A report's contenders in the form that `table` shows."""
     timed = {item["contender"]: item for item in report["throughput"]["contenders"]}
-    errors = {item["stage"]: max(one["relative_error"] for one in item["outputs"]) for item in report["accuracy"]}
+    errors = {item["stage"]: max(one["relative_l2"] for one in item["outputs"]) for item in report["accuracy"]}
     known = {"exported": errors.get("export", 0.0), "optimized": errors.get("engine", 0.0)}
     rows: dict[str, dict[str, Any]] = {}
     for contender, name in NAMES.items():
