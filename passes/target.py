@@ -16,8 +16,8 @@ class QuantizeRules(pydantic.BaseModel):
         ops: Operator types to quantize, per format: {"int8": ("MatMul", "Gemm", "Conv")}.
         block_sizes: Legal block sizes per format: {"int4": (32, 64, 128)}.
         asymmetric: Formats whose zero point may be non-zero.
-        residual_adds: Whether the residual input of an Add after Conv is quantized too.
-        attention_matmuls: Whether the two matmuls inside attention are quantized.
+        residual_adds: Whether what is added to a quantized convolution's result is quantized too.
+        attention_matmuls: Whether the two products inside attention may be quantized (FP8).
         integer_ops: Whether the engine runs integer operators (MatMulInteger and kin) faster than Q/DQ.
         sources: Where each rule comes from, by rule name.
     """

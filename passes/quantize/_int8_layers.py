@@ -18,6 +18,7 @@ from passes.quantize import _integer_ops, _placing, _rounding
 from passes.quantize._channel_weights import ChannelWeight, to_int8
 from passes.quantize._inputs import Inputs, inputs_of
 from passes.quantize._learned import Learned, Lessons
+from passes.quantize._slots import Slot
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -77,6 +78,14 @@ class LayerWork:
         self.spent += [value for value in layer.node.inputs[1:] if value is not None]
         self.changed.append(layer.name)
         self._write(layer, weight, source, bias)
+        return None
+
+    def quantize_slot(self, slot: Slot) -> str | None:
+        """Put a pair on one more input, or say why not."""
+        name = slot.name
+        if name in self.lessons.unusable:
+            return f"its input '{name}' {self.lessons.unusable[name]}"
+        _placing.place_activation(self.editor, slot, self.lessons.of[name].quantizer)
         return None
 
     def _activation(self, layer: Layer) -> Learned | str | None:

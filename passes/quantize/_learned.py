@@ -56,6 +56,7 @@ def learn(
     symmetric: bool,
     alpha: float | None,
     rows: int,
+    besides: Sequence[str] = (),
 ) -> Lessons:
     """Calibrate the activations of `layers`.
 
@@ -67,6 +68,7 @@ def learn(
         symmetric: int8 with zero point 0, else uint8 with a zero point.
         alpha: SmoothQuant's exponent for matrix layers, or None for no smoothing.
         rows: Rows of each matrix layer's activation to keep.
+        besides: Values of the main graph that need a quantizer and belong to no layer.
 
     Raises:
         PassFailed: When there is no usable calibration data.
@@ -77,9 +79,8 @@ def learn(
     grid = numerics.INT8 if symmetric else numerics.UINT8
     matrices = {name: -1 for name, found in readers.items() if all(item.channel_axis == 1 for item in found)}
     first = Method("minmax") if alpha is not None else method
-    ranges = collect(
-        model, list(readers), context, first, grid, symmetric=symmetric, channel_axes=matrices, rows=rows
-    )
+    watched = list(dict.fromkeys([*readers, *besides]))
+    ranges = collect(model, watched, context, first, grid, symmetric=symmetric, channel_axes=matrices, rows=rows)
     divisors: dict[str, Array] = {}
     chosen = dict(ranges.of)
     if alpha is not None:

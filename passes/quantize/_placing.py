@@ -19,6 +19,7 @@ import onnx_ir as ir
 from passes.layers import Layer
 from passes.qdq import Editor, fake_quantize, insert_after_source, stored_weight
 from passes.quantize._channel_weights import ChannelWeight
+from passes.quantize._slots import Slot
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -91,17 +92,32 @@ def replace_bias(editor: Editor, layer: Layer, bias: Array) -> None:
     layer.node.replace_input_with(2, value)
 
 
+def place_activation(editor: Editor, slot: Slot, activation: Activation, kind: ir.DataType | None = None) -> None:
+    """Put Q/DQ on one input of a node.
+
+    Args:
+        editor: Names and sharing.
+        slot: The input.
+        activation: Its quantizer.
+        kind: What the node computes in; the value's own type if absent.
+    """
+    source, graph = slot.value, slot.node.graph
+    assert isinstance(graph, ir.Graph)
+    kind = kind or source.dtype or ir.DataType.FLOAT
+    stored_type = np.int8 if activation.signed else np.uint8
+    scale = editor.constant(f"{source.name}_scale", np.asarray(activation.scale, kind.numpy()))
+    zero = editor.constant(f"{source.name}_zero_point", np.asarray(activation.zero_point, stored_type))
+    slot.node.replace_input_with(slot.index, fake_quantize(editor, source, graph, scale, zero, None))
+
+
 def place(
     editor: Editor, layer: Layer, weight: ChannelWeight, activation: Activation, divisor: Array | None
 ) -> None:
     """Put Q/DQ around a layer's activation and store its weight as int8."""
     kind = layer.weight.dtype.numpy()
-    source = smoothed(editor, layer, divisor)
+    layer.node.replace_input_with(0, smoothed(editor, layer, divisor))
+    place_activation(editor, Slot(layer.node, 0), activation, layer.weight.dtype)
     stem = layer.weight.name or layer.node.name or "weight"
-    stored_type = np.int8 if activation.signed else np.uint8
-    scale = editor.constant(f"{source.name}_scale", np.asarray(activation.scale, kind))
-    zero = editor.constant(f"{source.name}_zero_point", np.asarray(activation.zero_point, stored_type))
-    layer.node.replace_input_with(0, fake_quantize(editor, source, layer.graph, scale, zero, None))
     weight_scale = editor.constant(f"{stem}_scale", weight.scale.astype(kind))
     shared = (
         "qdq weight",

@@ -4,8 +4,10 @@ Before: `y = MatMul(x, w)`
 After: `y = MatMul(DequantizeLinear(QuantizeLinear(x, s)), DequantizeLinear(codes, scales))`, codes FLOAT8E4M3FN
 shaped like w, one scale per output channel, s one scale per tensor from calibration
 After (`activations: none`): the same without the pair on x
+After (`attention: true`): both inputs of query times key and of weights times values through such pairs too
 After (`block_size: 32`): scales along K, one per block; with `scales: power_of_two` this is MXFP8
 
+Where the target says so (`residual_adds`), what is added to a quantized convolution goes through a pair too.
 Every quantizer has an explicit zero point of 0: ONNX Runtime moves DequantizeLinear without one to where its
 result is wrong. Leaves alone, by name: what `skip` names, computed or left-hand weights, 1-D weights, weights
 that something else reads in floating point, K not a multiple of the block, inputs without a range.
@@ -29,6 +31,7 @@ from passes.quantize._channel_factors import apply_factors, by_input, matrix, sm
 from passes.quantize._float_parts import FloatFormat, FloatParts
 from passes.quantize._graph import insert_weight_nodes
 from passes.quantize._moments import Array, Moments, calibrated
+from passes.quantize._slots import Slot, attention_inputs, skip_connections
 from passes.quantize._weights import Use, Weight, find_weights
 from passes.target import Target
 
@@ -41,7 +44,7 @@ class QuantizeFp8(Pass):
     Weights stay lazy: each is read, quantized and written when the model is saved, one at a time.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     ops: tuple[Literal["MatMul", "Gemm", "Conv"], ...] = pydantic.Field(
         ("MatMul", "Gemm", "Conv"), description="Operator types that are quantized."
@@ -51,6 +54,11 @@ class QuantizeFp8(Pass):
     )
     activations: Literal["static", "none"] = pydantic.Field(
         "static", description="`static`: one scale per input tensor, from calibration; `none`: weights only."
+    )
+    attention: bool = pydantic.Field(
+        False,
+        description="Quantize the inputs of both products inside attention too, where attention is written as "
+        "MatMul, Softmax and MatMul: before `fuse.attention`.",
     )
     calibration: MethodName = pydantic.Field(
         "minmax", description="How an input's range is chosen from the calibration data."
@@ -83,6 +91,8 @@ class QuantizeFp8(Pass):
     def _options_agree(self) -> QuantizeFp8:
         if self.block_size and self.activations == "static":
             raise ValueError("block_size is for weights alone: set activations: none, or block_size: 0")
+        if self.attention and self.activations == "none":
+            raise ValueError("attention has no weights, only activations: set activations: static")
         if self.scales == "power_of_two" and self.block_size != 32:
             raise ValueError(f"power_of_two scales belong to blocks of 32, not block_size {self.block_size}")
         return self
@@ -96,6 +106,8 @@ class QuantizeFp8(Pass):
         if "fp8" not in target.precisions + target.emulated and target.dialect != "onnxruntime":
             others = [name for name in ("int8", "int4", "fp16") if name in target.precisions]
             return f"FP8 needs Ada, Hopper or newer; this target is {target.title}: use {' or '.join(others)}."
+        if self.attention and target.dialect == "tensorrt" and not target.quantize.attention_matmuls:
+            return f"{target.title} does not take attention's products in FP8: leave out `attention`."
         legal = target.quantize.block_sizes.get("fp8")
         if self.block_size and legal and self.block_size not in legal:
             return f"{target.title} takes FP8 blocks of {', '.join(map(str, legal))}, not {self.block_size}."
@@ -116,10 +128,12 @@ class QuantizeFp8(Pass):
                 skips += [use.skip(reason) for use in weight.uses]
         notes: tuple[str, ...] = ()
         amax: Mapping[str, float] = {}
-        if self.activations == "static" and kept:
-            kept, amax, unseen, notes = self._with_ranges(model, kept, context)
+        slots, unread = self._slots(model, kept, context.target)
+        skips += unread
+        if self.activations == "static" and (kept or slots):
+            kept, slots, amax, unseen, notes = self._with_ranges(model, kept, slots, context)
             skips += unseen
-        if not kept:
+        if not kept and not slots:
             return PassResult(patterns=(Pattern("fp8", 0),), skips=tuple(skips), notes=notes)
 
         lift(model, 21 if self.block_size else 19, "FP8")
@@ -141,10 +155,13 @@ class QuantizeFp8(Pass):
         for weight, tensors, parts in ready:
             if self.activations == "static":
                 for use in weight.uses:
-                    _quantize_input(editor, use.node, weight.tensor.dtype, amax)
+                    _quantize_input(editor, Slot(use.node, 0), weight.tensor.dtype, amax)
             insert_weight_nodes(editor, weight, tensors, parts.nodes)
+        for slot in slots:
+            known = slot.value.dtype or (kept[0].tensor.dtype if kept else ir.DataType.FLOAT)
+            _quantize_input(editor, slot, known, amax)
         return PassResult(
-            patterns=(Pattern("fp8", len(changed)),),
+            patterns=(Pattern("fp8", len(changed)), *_counted(slots)),
             skips=tuple(skips),
             changed=tuple(changed),
             figures={"weight bytes before": before, "weight bytes after": after},
@@ -201,13 +218,22 @@ class QuantizeFp8(Pass):
         found = calibrated(model, kept, context, "quantize.fp8", make, in_turn=self.in_turn)
         yield from (made for _, made in found)
 
+    def _slots(self, model: ir.Model, weights: Sequence[Weight], target: Target) -> tuple[list[Slot], list[Skip]]:
+        """What is quantized besides the inputs of weighted layers."""
+        if self.activations == "none":
+            return [], []
+        nodes = [use.node for weight in weights for use in weight.uses if use.node.graph is model.graph]
+        slots = skip_connections(nodes, self.skip) if target.quantize.residual_adds else []
+        more, skips = attention_inputs(model, self.skip) if self.attention else ([], [])
+        return [*slots, *more], skips
+
     def _with_ranges(
-        self, model: ir.Model, weights: list[Weight], context: PassContext
-    ) -> tuple[list[Weight], Mapping[str, float], list[Skip], tuple[str, ...]]:
-        """The weights whose inputs all have a range, the ranges, the other nodes, and calibration's notes."""
+        self, model: ir.Model, weights: list[Weight], slots: list[Slot], context: PassContext
+    ) -> tuple[list[Weight], list[Slot], Mapping[str, float], list[Skip], tuple[str, ...]]:
+        """The weights and slots whose values all have a range, the ranges, the others, and calibration's notes."""
         uses = [use for weight in weights for use in weight.uses]
         seen = [_input_name(use) for use in uses if use.node.graph is model.graph]
-        names = list(dict.fromkeys(name for name in seen if name))
+        names = list(dict.fromkeys(name for name in [*seen, *(slot.name for slot in slots)] if name))
         method = Method(name=self.calibration)
         found = collect(model, names, context, method, numerics.FP8_E4M3, symmetric=True)
         kept, skips = [], []
@@ -218,7 +244,13 @@ class QuantizeFp8(Pass):
                 continue
             why = found.unusable.get(missing, "lies in a sub-graph, where calibration does not reach")
             skips += [use.skip(f"its input '{missing}' {why}") for use in weight.uses]
-        return kept, {name: found.of[name].amax for name in found.of}, skips, found.notes
+        skips += [
+            slot.skip(f"its input '{slot.name}' {found.unusable[slot.name]}")
+            for slot in slots
+            if slot.name in found.unusable
+        ]
+        usable = [slot for slot in slots if slot.name in found.of]
+        return kept, usable, {name: found.of[name].amax for name in found.of}, skips, found.notes
 
 
 def _input_name(use: Use) -> str:
@@ -226,13 +258,18 @@ def _input_name(use: Use) -> str:
     return "" if source is None else source.name or ""
 
 
-def _quantize_input(editor: Editor, node: ir.Node, dtype: ir.DataType, amax: Mapping[str, float]) -> None:
-    source = node.inputs[0]
-    assert source is not None
-    graph = node.graph
+def _counted(slots: Sequence[Slot]) -> list[Pattern]:
+    """How many values are quantized besides the inputs of weighted layers, by kind."""
+    added = sum(slot.node.op_type == "Add" for slot in slots)
+    kinds = {"skip connection": added, "attention input": len(slots) - added}
+    return [Pattern(kind, count) for kind, count in kinds.items() if count]
+
+
+def _quantize_input(editor: Editor, slot: Slot, dtype: ir.DataType, amax: Mapping[str, float]) -> None:
+    graph = slot.node.graph
     assert isinstance(graph, ir.Graph)
-    name = source.name or ""
+    name = slot.name
     step = numerics.symmetric_scale(np.array(amax[name]), numerics.FP8_E4M3, dtype.numpy())
     scale = editor.constant(f"{name}.scale", step)
     zero = editor.constant("fp8_zero", np.zeros((), numerics.FP8_E4M3.dtype))
-    node.replace_input_with(0, fake_quantize(editor, source, graph, scale, zero, None))
+    slot.node.replace_input_with(slot.index, fake_quantize(editor, slot.value, graph, scale, zero, None))

@@ -5,7 +5,8 @@ After, ONNX Runtime:  q, s, z = DynamicQuantizeLinear(x);  y = MatMulIntegerToFl
        calibrated:    q = QuantizeLinear(x, s, z);         y = MatMulIntegerToFloat(q, w_int8, s, w_scale, z, , b)
 After, TensorRT:      y = MatMul(DequantizeLinear(QuantizeLinear(x, s)), DequantizeLinear(w_int8, w_scale)) + b
 
-Convolutions are always calibrated and written as Q/DQ, which ONNX Runtime turns into integer convolutions.
+Convolutions are always calibrated and written as Q/DQ, which ONNX Runtime turns into integer convolutions. Where
+the target says so (`residual_adds`), what is added to a convolution's result goes through such a pair too.
 
 Leaves alone, each named with its reason: weights that are not stored constants or not of rank 2, layers in local
 functions, weights that are all zero or not finite, activations that calibration found dead or not finite, what
@@ -29,13 +30,14 @@ from passes.quantize import _integer_ops
 from passes.quantize._channel_weights import SEVEN_BITS
 from passes.quantize._int8_layers import MATRICES, Choices, LayerWork
 from passes.quantize._learned import Lessons, learn
+from passes.quantize._slots import Slot, skip_connections
 from passes.target import Target
 
 
 class QuantizeInt8(Pass):
     """Quantize weighted layers to INT8."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     activations: Literal["dynamic", "static"] = pydantic.Field(
         default="dynamic",
@@ -92,11 +94,11 @@ class QuantizeInt8(Pass):
         return self.smooth is not None or self.rounding == "output" or self.bias_correction
 
     def check(self, target: Target) -> str | None:
-        """TensorRT has no dynamic INT8 activations."""
+        """Dynamic activations are integer operators, which only some engines run."""
         if "int8" not in (*target.precisions, *target.emulated):
             return f"{target.title} does not run INT8; it runs {', '.join(target.precisions)}"
-        if self.activations == "dynamic" and target.dialect == "tensorrt":
-            return "TensorRT reads INT8 activations with calibrated scales only; use `activations: static`"
+        if self.activations == "dynamic" and not target.quantize.integer_ops:
+            return f"{target.title} reads INT8 activations with calibrated scales only; use `activations: static`"
         return None
 
     def apply(self, model: ir.Model, context: PassContext) -> PassResult:
@@ -114,10 +116,11 @@ class QuantizeInt8(Pass):
                 candidates.append(layer)
             else:
                 skips.append(weighted.skip(layer.node, reason))
-        lessons = self._lessons(model, candidates, context)
+        slots = self._slots(model, candidates, context.target)
+        lessons = self._lessons(model, candidates, slots, context)
         choices = Choices(
             grid=self._grid(context.target),
-            integer=context.target.dialect == "onnxruntime",
+            integer=context.target.quantize.integer_ops,
             static=self.activations == "static",
             learned=self.requires_calibration(),
             clip=self.weight_clip,
@@ -130,9 +133,12 @@ class QuantizeInt8(Pass):
             reason = work.quantize(layer)
             if reason is not None:
                 skips.append(weighted.skip(layer.node, reason))
+        refused = {slot: work.quantize_slot(slot) for slot in slots}
+        skips += [slot.skip(reason) for slot, reason in refused.items() if reason is not None]
+        added = sum(reason is None for reason in refused.values())
         drop_unused_constants(work.spent)
         return PassResult(
-            patterns=(Pattern("layer", len(work.changed)),),
+            patterns=(Pattern("layer", len(work.changed)), *([Pattern("skip connection", added)] if added else [])),
             skips=tuple(dict.fromkeys(skips)),
             changed=tuple(work.changed),
             figures={"weight bytes before": work.bytes_before, "weight bytes after": work.bytes_after},
@@ -149,7 +155,7 @@ class QuantizeInt8(Pass):
         static = self.activations == "static"
         if (static or self._learns()) and layer.graph is not model.graph:
             return "lies in a sub-graph, where calibration cannot observe it; use dynamic activations"
-        if layer.node.op_type in MATRICES and context.target.dialect == "onnxruntime":
+        if layer.node.op_type in MATRICES and context.target.quantize.integer_ops:
             reason = _integer_ops.refusal(layer)
             if reason is not None:
                 return reason
@@ -159,7 +165,13 @@ class QuantizeInt8(Pass):
             return "computes in DOUBLE; cast to FLOAT first"
         return None
 
-    def _lessons(self, model: ir.Model, layers: list[Layer], context: PassContext) -> Lessons:
+    def _slots(self, model: ir.Model, layers: list[Layer], target: Target) -> list[Slot]:
+        """What is quantized besides the inputs of layers."""
+        if self.activations == "dynamic" or not target.quantize.residual_adds:
+            return []
+        return skip_connections((layer.node for layer in layers if layer.graph is model.graph), self.skip)
+
+    def _lessons(self, model: ir.Model, layers: list[Layer], slots: list[Slot], context: PassContext) -> Lessons:
         if not layers or not self.requires_calibration():
             return Lessons({}, {}, ())
         return learn(
@@ -167,7 +179,8 @@ class QuantizeInt8(Pass):
             layers,
             context,
             Method(self.calibration, self.percentile),
-            symmetric=context.target.dialect == "tensorrt",
+            symmetric="int8" not in context.target.quantize.asymmetric,
             alpha=self.smooth,
             rows=self.rows if self.rounding == "output" or self.bias_correction else 0,
+            besides=[slot.name for slot in slots],
         )

@@ -211,7 +211,7 @@ def _assign(found: Sequence[Layer], taught: Sequence[LayerLesson]) -> dict[ir.No
 def _place(editor: Editor, item: LearnedWeight, target: Target) -> None:
     layer, lesson = item.layer, item.lesson
     if (
-        target.dialect == "onnxruntime"
+        target.quantize.integer_ops
         and lesson.weight == lesson.input == "int8"
         and layer.node.op_type != "Conv"
         and _integer_ops.refusal(layer) is None
@@ -240,7 +240,7 @@ def _quantize_input(editor: Editor, layer: Layer, lesson: LayerLesson, target: T
     step = numerics.symmetric_scale(amax, grid, layer.weight.dtype.numpy())
     scale = editor.constant(f"{source.name}_scale", step)
     middle = np.zeros((), grid.dtype)
-    if lesson.input == "int8" and target.dialect == "onnxruntime":
+    if lesson.input == "int8" and "int8" in target.quantize.asymmetric:
         middle = np.asarray(_uint8_zero(layer, lesson), np.uint8)
     zero = editor.constant(f"{lesson.input}_zero", middle)
     layer.node.replace_input_with(0, fake_quantize(editor, source, layer.graph, scale, zero, None))

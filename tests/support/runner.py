@@ -14,7 +14,7 @@ import onnxruntime
 
 from optimize.targets.loading import cpu_instructions
 from passes.base import Arrays, PassContext
-from passes.target import Target
+from passes.target import QuantizeRules, Target
 
 IN_MEMORY_BYTES = 1 << 30
 """Above this the model goes through a file: one protobuf message holds at most 2 GiB."""
@@ -70,6 +70,7 @@ CPU = Target(
     opset=24,
     precisions=("fp32", "int8"),
     attention=("fp32",),
+    quantize=QuantizeRules(asymmetric=("int8",), integer_ops=True),
     instructions=cpu_instructions(),
 )
 """A target for tests of passes: ONNX Runtime on this machine's CPU. INT8 weights have seven bits where its kernels
@@ -83,6 +84,7 @@ TENSORRT = Target(
     opset=24,
     precisions=("fp32", "fp16", "bf16", "fp8", "int8"),
     attention=("fp16", "bf16"),
+    quantize=QuantizeRules(residual_adds=True, attention_matmuls=True),
 )
 """A target for tests of passes: TensorRT, with fused attention in 16-bit floating point only."""
 

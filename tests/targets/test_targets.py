@@ -18,8 +18,8 @@ def test_every_fact_has_its_source(name: str, engine: str) -> None:
         facts |= {"compute_capability", "memory_bytes", "bandwidth_bytes_per_s", "peak_ops_per_s"}
     assert facts <= set(target.sources), facts - set(target.sources)
     rules = target.quantize
-    named = {"ops", "block_sizes"} | ({"residual_adds"} if rules.residual_adds else set())
-    named |= {"integer_ops"} if rules.integer_ops else set()
+    flags = ("residual_adds", "attention_matmuls", "integer_ops", "asymmetric")
+    named = {"ops", "block_sizes", *(flag for flag in flags if getattr(rules, flag))}
     assert named <= set(rules.sources)
 
 

@@ -18,6 +18,7 @@ from passes.quantize.modelopt_torch import QuantizeModelOptTorch
 from passes.quantize.simulate import Simulate
 from tests.support.runner import CPU, TENSORRT, context, run
 
+RULES = {"onnxruntime": CPU.quantize, "tensorrt": TENSORRT.quantize}
 ANY = CPU.model_copy(update={"precisions": ("fp32", "int8", "fp8", "int4", "fp4")})
 
 MLP = """<ir_version: 10, opset_import: ["" : 20]>
@@ -133,7 +134,7 @@ def test_the_graph_computes_what_the_learned_quantizers_compute(
             blocks = 0.9 * np.abs(weight.reshape(len(weight), -1, 16)).max(axis=2)
             made = dataclasses.replace(made, weight="int4", weight_amax=blocks, block=16, input=None)
         layers.append(made)
-    target = ANY.model_copy(update={"dialect": dialect, "instructions": instructions})
+    target = ANY.model_copy(update={"dialect": dialect, "instructions": instructions, "quantize": RULES[dialect]})
     result = QuantizeModelOptTorch().apply(model, context(target, **taught(tmp_path, *layers)))
     assert any("seven bits" in note for note in result.notes) == (target.sums_in_16_bits and "int8" in kind)
     assert result.changed == ("net.first", "net.second")
@@ -217,7 +218,7 @@ def test_a_convolutions_input_has_the_type_that_the_engine_is_fast_with(
     held = original.graph.initializers["w"].const_value
     assert held is not None
     learned = lesson("net.folded", held.numpy())
-    target = ANY.model_copy(update={"dialect": dialect})
+    target = ANY.model_copy(update={"dialect": dialect, "quantize": RULES[dialect]})
     QuantizeModelOptTorch().apply(model, context(target, **taught(tmp_path, learned)))
     (quantize,) = [node for node in model.graph if node.op_type == "QuantizeLinear"]
     zero = quantize.inputs[2]
