@@ -17,23 +17,27 @@ class Figure:
     Attributes:
         unit: "" (a plain number), "bytes", "ms", "dB", "1/s", "%", "J".
         meaning: One line for the reference page.
+        lowest: The least value that it can have, if there is one.
+        highest: The greatest.
     """
 
     unit: str
     meaning: str
+    lowest: float | None = 0.0
+    highest: float | None = None
 
 
 FIGURES: dict[str, Figure] = {
-    "accuracy.cosine": Figure("", "mean cosine of each sample's output against the original; worst output"),
-    "accuracy.cosine_min": Figure("", "the worst sample's cosine"),
-    "accuracy.sqnr": Figure("dB", "signal to quantization noise ratio; worst output"),
+    "accuracy.cosine": Figure("", "mean cosine of each sample's output against the original; worst output", -1, 1),
+    "accuracy.cosine_min": Figure("", "the worst sample's cosine", -1, 1),
+    "accuracy.sqnr": Figure("dB", "signal to quantization noise ratio; worst output", None),
     "accuracy.relative_l2": Figure("", "norm of the difference over the norm of the original; worst output"),
     "accuracy.max_abs": Figure("", "largest absolute difference; worst output"),
     "accuracy.mean_abs": Figure("", "mean absolute difference; worst output"),
-    "accuracy.top1_agreement": Figure("", "share of samples with the same largest class as the original"),
-    "accuracy.neighbour_agreement": Figure("", "share of samples with the same nearest neighbour"),
-    "metric": Figure("", "a task metric by name: metric.top1.min: 0.95"),
-    "drop": Figure("", "how far a task metric fell below the original's: drop.top1.max: 0.002"),
+    "accuracy.top1_agreement": Figure("", "share of samples with the same largest class as the original", 0, 1),
+    "accuracy.neighbour_agreement": Figure("", "share of samples with the same nearest neighbour", 0, 1),
+    "metric": Figure("", "a task metric by name: metric.top1.min: 0.95", None),
+    "drop": Figure("", "how far a task metric fell below the original's: drop.top1.max: 0.002", None),
     "speedup": Figure("", "latency of the original over the optimised engine's, medians"),
     "speedup_over_export": Figure("", "latency of the plainly exported model over the optimised engine's"),
     "latency.p50": Figure("ms", "median latency of the optimised engine"),
@@ -44,9 +48,9 @@ FIGURES: dict[str, Figure] = {
     "size_ratio": Figure("", "exported ONNX's size over the optimised one's"),
     "memory": Figure("bytes", "peak resident memory of a process that loads and runs the optimised engine"),
     "energy": Figure("J", "the optimised engine's energy per sample: the GPU's where it runs on one, or the CPU's"),
-    "regression.latency": Figure("%", "median latency above the previous report's"),
-    "regression.size": Figure("%", "size above the previous report's"),
-    "regression.cosine": Figure("", "cosine below the previous report's"),
+    "regression.latency": Figure("%", "median latency above the previous report's", None),
+    "regression.size": Figure("%", "size above the previous report's", None),
+    "regression.cosine": Figure("", "cosine below the previous report's", None),
 }
 """Every figure by name. `metric` and `drop` take one more part: the metric's name."""
 
@@ -85,6 +89,16 @@ def parse_limit(text: str | int | float, unit: str) -> float:
 def _spelled(unit: str) -> str:
     examples = {"bytes": '"40MB" or "1.5GiB"', "ms": '"12ms"', "J": '"5mJ"', "%": '"3%"'}
     return f" such as {examples[unit]}" if unit in examples else ""
+
+
+def unreachable(gate: str, limit: float) -> str:
+    """Why no run can keep within the limit, or ""."""
+    _, bound, figure = split_gate(gate)
+    if bound == "min" and figure.highest is not None and limit > figure.highest:
+        return f"above {figure.highest:g}, the highest it can be, so that no run can pass"
+    if bound == "max" and figure.lowest is not None and limit < figure.lowest:
+        return f"below {figure.lowest:g}, the lowest it can be, so that no run can pass"
+    return ""
 
 
 def split_gate(gate: str) -> tuple[str, str, Figure]:

@@ -52,7 +52,9 @@ def convert(
         str, typer.Option(help="Evaluation data, likewise; `random` draws from the inputs.")
     ] = "random",
     samples: Annotated[int, typer.Option(help="Evaluation samples when they are random.")] = 64,
-    min_cosine: Annotated[float | None, typer.Option(help="Fail below this mean cosine with the original.")] = None,
+    min_cosine: Annotated[
+        float | None, typer.Option(min=-1, max=1, help="Fail below this mean cosine with the original.")
+    ] = None,
     fuse: Annotated[bool, typer.Option(help="Fuse kernels.")] = True,
     skip: Annotated[
         list[str] | None, typer.Option(help="Layers to leave in full precision; may be repeated.")

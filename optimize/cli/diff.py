@@ -82,7 +82,7 @@ def _exit_code(found: Difference, verdicts: Sequence[GateResult]) -> int:
 
 def _limits(given: Sequence[str] | None) -> dict[str, float]:
     from optimize.errors import UsageError
-    from optimize.figures import parse_limit, split_gate
+    from optimize.figures import parse_limit, split_gate, unreachable
 
     limits: dict[str, float] = {}
     for item in given or ():
@@ -93,6 +93,8 @@ def _limits(given: Sequence[str] | None) -> dict[str, float]:
             limits[gate] = parse_limit(limit, split_gate(gate)[2].unit)
         except ValueError as error:
             raise UsageError(f"--gate {item}: {error}.") from error
+        if why := unreachable(gate, limits[gate]):
+            raise UsageError(f"--gate {item}: {why}.")
     return limits
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from optimize.figures import FIGURES, parse_limit, split_gate
+from optimize.figures import FIGURES, parse_limit, split_gate, unreachable
 from optimize.recipe.faults import Faults, did_you_mean
 from optimize.recipe.nodes import Node, Place
 
@@ -57,6 +57,8 @@ def read_gates(node: Node | None, faults: Faults) -> dict[str, float]:
         except ValueError as error:
             faults.add(path, str(error), item.place)
             continue
+        if why := unreachable(name, limits[name]):
+            faults.add(path, why, item.place)
         if bound == "max" and limits[name] < limits.get(f"{figure}.min", limits[name]):
             faults.add(path, f"below {figure}.min, so that no run can pass", item.place)
     return limits

@@ -99,7 +99,9 @@ def test_what_cannot_be_compared_is_said(tmp_path: Path, before: str, after: str
         run(tmp_path / before, tmp_path / after)
 
 
-@pytest.mark.parametrize("gate", ["speed.min=1", "accuracy.cosine.min", "accuracy.cosine.min=much"])
+@pytest.mark.parametrize(
+    "gate", ["speed.min=1", "accuracy.cosine.min", "accuracy.cosine.min=much", "accuracy.cosine.min=2"]
+)
 def test_a_wrong_gate_is_a_usage_error(tmp_path: Path, gate: str) -> None:
     a = write(tmp_path / "a.json")
     with pytest.raises(UsageError, match="--gate"):

@@ -30,6 +30,8 @@ Faults = Callable[..., list[str]]
             "kind embedding, got regression",
         ),
         ("gates: {size.min: 2MB, size.max: 1MB}", "below size.min, so that no run can pass"),
+        ("gates: {accuracy.cosine.min: 99}", "above 1, the highest it can be, so that no run can pass"),
+        ("gates: {latency.p50.max: -1ms}", "below 0, the lowest it can be, so that no run can pass"),
         ("evaluate: {throughput: {contenders: [compiled]}}", "an ONNX source has no torch.compile form"),
         (
             "source: {kind: onnx, path: m, ranges: {batch: {minimum: 1, typical: 2, maximum: 4}}}\n"
