@@ -201,9 +201,9 @@ class OnnxRuntimeEngine:
 
     def _truth(self, model: Path) -> Settings:
         """How to run the graph as written: on the CPU where it has the kernels, else on the provider itself."""
-        from optimize.engines.onnxruntime_session import OnnxRuntimeSession
+        from optimize.engines.onnxruntime_session import OnnxRuntimeSession, as_written
 
-        truth = self._settings(level="disable", disabled_optimizers=())
+        truth = as_written(self._settings(), model)
         if self.options.provider == "cpu":
             return truth
         on_cpu = dataclasses.replace(truth, providers=provider_list("cpu", {}))

@@ -16,11 +16,8 @@ from typing import Any
 import numpy as np
 
 from optimize.engines.base import Feeds
-from optimize.engines.onnxruntime_session import Level, OnnxRuntimeSession, Settings
+from optimize.engines.onnxruntime_session import SUSPECTS, Level, OnnxRuntimeSession, Settings
 from optimize.errors import StageFailed
-
-SUSPECTS = ("ReluQuantRewrite", "QDQPropagationTransformer", "WeightBiasQuantization", "MatMulAddFusion")
-"""Graph optimisers known to change results; left out together before a whole level is given up."""
 
 Outputs = dict[str, np.ndarray[Any, Any]]
 
@@ -89,6 +86,7 @@ def _rungs(wanted: Settings) -> Iterator[Settings]:
     yield wanted
     if wanted.level == "disable":
         return
+    # left out together before a whole level is given up
     suspects = tuple(dict.fromkeys((*wanted.disabled_optimizers, *SUSPECTS)))
     yield dataclasses.replace(wanted, disabled_optimizers=suspects)
     for level in LADDER[LADDER.index(wanted.level) + 1 :]:

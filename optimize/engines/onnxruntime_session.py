@@ -18,6 +18,7 @@ import onnxruntime
 
 from optimize.engines.base import Feeds, TensorSpec, missing_inputs
 from optimize.engines.onnxruntime_providers import plugin_devices, plugin_of
+from optimize.engines.onnxruntime_saturation import EXACT, runs_wrong_as_written
 from optimize.errors import StageFailed, UsageError
 from passes.cores import usable_cores
 
@@ -31,6 +32,9 @@ LEVELS: dict[str, Any] = {
 }
 
 CPU = "CPUExecutionProvider"
+
+SUSPECTS = ("ReluQuantRewrite", "QDQPropagationTransformer", "WeightBiasQuantization", "MatMulAddFusion")
+"""Graph optimisers known to change results of quantized graphs."""
 
 _ERRORS_ONLY = 3
 """Severity: ONNX Runtime writes warnings to stderr itself, past every logger."""
@@ -74,14 +78,23 @@ def open_onnx(model: Path | bytes, *, optimized: bool = True, threads: int | Non
 
     Args:
         model: Path or bytes.
-        optimized: False runs the graph as it is written, the ground truth for comparisons.
+        optimized: False runs the graph as it is written, the ground truth for comparisons; where that would
+            saturate on this processor, with as little optimisation as makes it exact.
         threads: Threads within an operator; None: one per usable core.
 
     Raises:
         UsageError: When the file is missing or no valid ONNX model.
         StageFailed: When ONNX Runtime cannot run it.
     """
-    return OnnxRuntimeSession(model, Settings(level="all" if optimized else "disable", threads=threads))
+    settings = Settings(threads=threads)
+    return OnnxRuntimeSession(model, settings if optimized else as_written(settings, model))
+
+
+def as_written(settings: Settings, model: Path | bytes) -> Settings:
+    """`settings` without graph optimisation, or with the little that keeps 8-bit products from saturating."""
+    if runs_wrong_as_written(model):
+        return dataclasses.replace(settings, level="extended", disabled_optimizers=SUSPECTS)
+    return dataclasses.replace(settings, level="disable", disabled_optimizers=())
 
 
 class OnnxRuntimeSession:
@@ -200,6 +213,7 @@ def session_options(settings: Settings, threads: int) -> Any:
         "session.record_ep_graph_assignment_info": "1",
         # threads that spin on after a run would take the cores from whatever is timed next
         "session.force_spinning_stop": "1",
+        **EXACT,
         **settings.config,
     }
     if settings.save_to is not None:

@@ -1,0 +1,62 @@
+"""Products of 8 bits that a processor sums in saturating 16 bits, and how ONNX Runtime computes them exactly.
+
+x86 processors without VNNI multiply pairs of uint8 and int8 into int16 (vpmaddubsw), where 2 · 255 · 127 does not
+fit: on such a processor plain ONNX Runtime 1.32 is off by up to a third, without a word. With the session entry
+`session.x64quantprecision` it turns int8 weights beyond ±64 into uint8 there, from graph optimisation "extended"
+on. It leaves everything as it is on other processors.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+from google.protobuf.message import DecodeError
+
+EXACT = {"session.x64quantprecision": "1"}
+"""Session configuration under which such products are exact."""
+
+_INTEGER_OPS = frozenset(
+    ("MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QLinearMatMul", "QLinearConv", "QGemm")
+)
+
+
+@functools.cache
+def saturates() -> bool:
+    """Whether uint8 · int8 products saturate on this machine's CPU, by trying it."""
+    info = onnx.helper.make_tensor_value_info
+    weight = onnx.numpy_helper.from_array(np.full((64, 16), 127, np.int8), "w")
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("MatMulInteger", ["x", "w"], ["y"])],
+        "probe",
+        [info("x", onnx.TensorProto.UINT8, [1, 64])],
+        [info("y", onnx.TensorProto.INT32, [1, 16])],
+        [weight],
+    )
+    model = onnx.helper.make_model(graph, ir_version=8, opset_imports=[onnx.helper.make_opsetid("", 17)])
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
+    found = session.run(None, {"x": np.full((1, 64), 255, np.uint8)})[0]
+    return bool(np.any(found != 64 * 255 * 127))
+
+
+def runs_wrong_as_written(model: Path | bytes) -> bool:
+    """Whether the graph's own integer operators would saturate here if it is run without graph optimisation.
+
+    Standard QuantizeLinear and DequantizeLinear are no such operators: as written they compute in floats. False for
+    what is no model; opening it says so.
+    """
+    if not saturates():
+        return False
+    try:
+        loaded = onnx.load(model, load_external_data=False) if isinstance(model, Path) else onnx.ModelProto()
+        if isinstance(model, bytes):
+            loaded.ParseFromString(model)
+    except (OSError, DecodeError):
+        return False
+    graph = loaded.graph
+    return any(node.op_type in _INTEGER_OPS for node in graph.node)
