@@ -75,7 +75,8 @@ class LayerWork:
         bias = self._bias(layer, weight, source)
         self.bytes_before += layer.weight.stored.nbytes
         self.bytes_after += weight.scale.nbytes + weight.quantized.nbytes
-        self.spent += [value for value in layer.node.inputs[1:] if value is not None]
+        read = (*layer.node.inputs[1:], *(layer.bias_node.inputs if layer.bias_node is not None else ()))
+        self.spent += [value for value in read if value is not None and value is not layer.node.outputs[0]]
         self.changed.append(layer.name)
         self._write(layer, weight, source, bias)
         return None

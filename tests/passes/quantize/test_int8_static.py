@@ -213,6 +213,17 @@ def test_bias_correction_removes_the_mean_error(target: Any) -> None:
 
 
 @pytest.mark.parametrize("target", [CPU, TENSORRT])
+def test_what_is_replaced_goes_from_the_file_too(target: Any) -> None:
+    model = with_weights(
+        '<ir_version: 10, opset_import: ["" : 20]> g (float[n, 32] x) => (float[n, 8] y)'
+        " { p = MatMul(x, w) y = Add(p, b) }",
+        w=(32, 8), b=(8,),
+    )  # fmt: skip
+    quantize(model, normal((64, 32)), target, bias_correction=True)
+    assert [name for name, value in model.graph.initializers.items() if not value.uses()] == []
+
+
+@pytest.mark.parametrize("target", [CPU, TENSORRT])
 def test_a_second_run_changes_nothing(target: Any) -> None:
     for model, data in ((mlp(), normal((64, 32))), (cnn(), normal((16, 4, 8, 8)))):
         quantize(model, data, target)
