@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +38,13 @@ TORCH_ATTENTION = (
 )
 
 
-def of_graph(path: Path, feeds: dict[str, np.ndarray[Any, Any]], threads: int) -> dict[str, float]:
+def of_graph(
+    path: Path, feeds: dict[str, np.ndarray[Any, Any]], threads: int, config: Mapping[str, str] | None = None
+) -> dict[str, float]:
     """Milliseconds by group as ONNX Runtime's profiler sees them: each node's median over calls, summed."""
     options = onnxruntime.SessionOptions()
+    for key, value in (config or {}).items():
+        options.add_session_config_entry(key, value)
     options.intra_op_num_threads, options.enable_profiling = threads, True
     options.profile_file_prefix = str(path.with_suffix(""))
     opened = onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])

@@ -81,7 +81,7 @@ def main() -> None:
         clock(folder, made, asked.rounds)
         profiled = [cell for cell in PROFILED if "failed" not in made.get(cell, {"failed": ""})]
         paths = {cell: folder / file_name(cell) for cell in profiled}
-        where = quantization_where.section(paths, BASELINE, timed_batch())
+        where = quantization_where.section(paths, BASELINE, timed_batch(), served_with)
     asked.out.write_text(page(made, asked) + where, encoding="utf-8")
     print(f"wrote {asked.out}")
 
@@ -148,11 +148,11 @@ def size(path: Path) -> int:
     return sum(item.stat().st_size for item in path.parent.glob(path.name + "*"))
 
 
-def opened(path: Path, threads: int = 2, *, exact: bool = False) -> onnxruntime.InferenceSession:
-    """A CPU session with graph optimisation: ONNX Runtime's as it comes, or with exact products."""
+def opened(path: Path, threads: int = 2, config: Mapping[str, str] | None = None) -> onnxruntime.InferenceSession:
+    """A CPU session with graph optimisation: ONNX Runtime's as it comes, but for `config`."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    for key, value in EXACT.items() if exact else ():
+    for key, value in (config or {}).items():
         options.add_session_config_entry(key, value)
     options.log_severity_level = 4
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if threads > 1 else "0")
@@ -166,15 +166,15 @@ def as_written(path: Path, batches: list[Arrays]) -> np.ndarray:
         return np.concatenate([session.run(dict(batch))[name] for batch in batches]).astype(np.float64)
 
 
-def as_served(path: Path, batches: list[Arrays], *, exact: bool) -> np.ndarray:
+def as_served(path: Path, batches: list[Arrays], config: Mapping[str, str]) -> np.ndarray:
     """(sentences, 384) float64 embeddings with graph optimisation."""
-    session = opened(path, threads=1, exact=exact)
+    session = opened(path, 1, config)
     return np.concatenate([session.run(None, dict(batch))[0] for batch in batches]).astype(np.float64)
 
 
-def is_ours(cell: str) -> bool:
-    """Whether the product serves the cell's model."""
-    return cell.endswith("| ours")
+def served_with(cell: str) -> Mapping[str, str]:
+    """Session configuration entries: the product's for our models, none for the others."""
+    return EXACT if cell.endswith("| ours") else {}
 
 
 def score(cell: str, folder: Path, batches: list[Arrays], expected: np.ndarray, record: dict[str, Any]) -> None:
@@ -182,7 +182,7 @@ def score(cell: str, folder: Path, batches: list[Arrays], expected: np.ndarray, 
     path = folder / file_name(cell)
     try:
         got = as_written(path, batches)
-        served = as_served(path, batches, exact=is_ours(cell))
+        served = as_served(path, batches, served_with(cell))
     except Exception as error:  # the engine's refusal is the finding
         record["failed"] = "made, but not runnable: " + str(error).splitlines()[0].replace("|", "/")[:130]
         return
@@ -233,7 +233,7 @@ def turns(folder: Path, cells: Sequence[str], rounds: int) -> dict[str, dict[str
     feeds = timed_batch()
     found: dict[str, dict[str, np.ndarray]] = {}
     for threads, key in ((2, "wall_ms"), (1, "cpu_ms")):
-        sessions = {cell: opened(folder / file_name(cell), threads, exact=is_ours(cell)) for cell in cells}
+        sessions = {cell: opened(folder / file_name(cell), threads, served_with(cell)) for cell in cells}
         runs = {cell: functools.partial(session.run, None, feeds) for cell, session in sessions.items()}
         now = time.perf_counter if threads > 1 else time.process_time
         found[key] = fusion_turns.measure(runs, rounds, fusion_turns.Turn(timed=1), now)
@@ -260,8 +260,9 @@ def page(made: dict[str, dict[str, Any]], asked: argparse.Namespace) -> str:
         f"{os.cpu_count()} CPUs ({platform.machine()}, {', '.join(processor.instruction_sets())}), {today}, "
         f"{busy:.0f} tasks wanting a CPU at the end: above {os.cpu_count()}, wall times are too long. "
         "Cosines and neighbours (same nearest sentence as FP32) of what the graph says, without graph "
-        "optimisation; *served* is the mean cosine with it, as plain ONNX Runtime runs it (ours as the product "
-        "does), where a lower figure means that the engine executes the graph wrongly. Latency: likewise, "
+        "optimisation (with as little as makes integer operators exact); *served* is the mean cosine with it, as "
+        "plain ONNX Runtime runs it (ours as the product does), where a lower figure means that the engine "
+        "executes the graph wrongly. Latency: likewise, "
         f"8 × 128 tokens, all models in turns, median of {asked.rounds}; ratios are medians over the rounds, to "
         f"`{BASELINE}`. FP8 and FP4 are simulated in FP32 arithmetic on a CPU: their times say nothing. "
         "*Ours* is made from the cleaned and fused model. INT8 latency by processor: "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,21 @@ import numpy as np
 from tests.benchmarks import fusion_where
 
 
-def section(paths: Mapping[str, Path], baseline: str, feeds: dict[str, np.ndarray[Any, Any]]) -> str:
+def section(
+    paths: Mapping[str, Path],
+    baseline: str,
+    feeds: dict[str, np.ndarray[Any, Any]],
+    config: Callable[[str], Mapping[str, str]],
+) -> str:
     """Milliseconds by kind of operator on two threads, and what no change around the products can go below.
 
     Args:
         paths: Models by the name shown; `baseline` is one of them.
         baseline: What ratios are to.
         feeds: One batch.
+        config: Session configuration entries for a model, by its name.
     """
-    found = {name: fusion_where.of_graph(path, feeds, threads=2) for name, path in paths.items()}
+    found = {name: fusion_where.of_graph(path, feeds, 2, config(name)) for name, path in paths.items()}
     whole = sum(found[baseline].values())
     text = "\n## Where the INT8 time goes\n\n"
     text += "Milliseconds on two threads, one model open at a time, by the profiler.\n\n"
