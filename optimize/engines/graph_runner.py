@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from optimize.engines.onnxruntime_session import OnnxRuntimeSession, Settings
+from optimize.engines.onnxruntime_session import OnnxRuntimeSession, Settings, as_written
 from optimize.errors import UsageError
 from passes.base import Arrays
 
@@ -106,18 +106,19 @@ class GraphRunner:
     def opened(self, model: ir.Model, outputs: Sequence[str] = ()) -> Iterator[OnnxRuntimeSession]:
         """A session over the model as it is now, giving exactly `outputs`, for streaming many batches."""
         names = list(outputs) or [str(value.name) for value in model.graph.outputs]
-        settings = Settings(level="disable", threads=self._threads)
+        settings = Settings(threads=self._threads)
         # a graph in memory has no folder that data files could lie in
         if weight_bytes(model) <= IN_MEMORY_BYTES and not _has_data_files(model):
             proto = ir.to_proto(model)
             _expose(proto, names)
-            with OnnxRuntimeSession(proto.SerializeToString(), settings) as session:
+            with OnnxRuntimeSession(proto.SerializeToString(), as_written(settings, proto)) as session:
                 yield session
             return
         # packed copies of weights would double the memory of a model that is run a few times only
-        settings = Settings(level="disable", threads=self._threads, config={"session.disable_prepacking": "1"})
+        settings = Settings(threads=self._threads, config={"session.disable_prepacking": "1"})
         with tempfile.TemporaryDirectory(prefix="graph-", dir=self._scratch) as folder:
-            opening = OnnxRuntimeSession(write_linked(model, Path(folder), names), settings)
+            path = write_linked(model, Path(folder), names)
+            opening = OnnxRuntimeSession(path, as_written(settings, path))
         # The session has its data mapped; a link that stayed would make onnx_ir refuse the model's own data file.
         with opening as session:
             yield session

@@ -145,7 +145,7 @@ class OnnxRuntimeEngine:
             BackendMissing: When the provider is missing.
         """
         from optimize.engines.onnxruntime_artifact import read_manifest
-        from optimize.engines.onnxruntime_session import OnnxRuntimeSession
+        from optimize.engines.onnxruntime_session import OnnxRuntimeSession, as_written
 
         self._require()
         manifest = read_manifest(artifact, self.options.provider)
@@ -156,6 +156,8 @@ class OnnxRuntimeEngine:
             level="disable" if manifest.is_optimized else manifest.level,
             disabled_optimizers=manifest.disabled_optimizers,
         )
+        if manifest.is_optimized and not manifest.is_widened:
+            settings = as_written(settings, artifact)
         return OnnxRuntimeSession(artifact, settings)
 
     def _require(self) -> None:

@@ -12,6 +12,7 @@ import onnx
 import pydantic
 
 from optimize.engines.onnxruntime_providers import ProviderName
+from optimize.engines.onnxruntime_saturation import saturates
 from optimize.errors import StageFailed, UsageError
 
 ENGINE_FILE = "engine.onnx"
@@ -37,6 +38,7 @@ class Manifest(pydantic.BaseModel):
         is_optimized: Whether the saved graph is the optimised one.
         vectors: Vector instructions of the processor that it is bound to; None when any will do.
         files: Bytes of every file of the artifact.
+        is_widened: Whether it was built where products of 8 bits saturate, so that weights beyond ±64 are uint8.
     """
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
@@ -48,6 +50,7 @@ class Manifest(pydantic.BaseModel):
     is_optimized: bool
     vectors: tuple[str, ...] | None
     files: dict[str, int]
+    is_widened: bool = False
 
 
 def write_manifest(path: Path, **fields: Any) -> Manifest:
@@ -58,7 +61,7 @@ def write_manifest(path: Path, **fields: Any) -> Manifest:
         if file.is_file() and file.name != MANIFEST_FILE
     }
     vectors = processor_vectors() if _has_layout(path) else None
-    manifest = Manifest(version=version(), vectors=vectors, files=files, **fields)
+    manifest = Manifest(version=version(), vectors=vectors, files=files, is_widened=saturates(), **fields)
     (path.parent / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return manifest
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from optimize.engines.base import Feeds
+from optimize.engines.onnxruntime_saturation import runs_wrong_as_written
 from optimize.engines.onnxruntime_session import SUSPECTS, Level, OnnxRuntimeSession, Settings
 from optimize.errors import StageFailed
 
@@ -75,6 +76,12 @@ def choose(model: Path, wanted: Settings, reference: Outputs, feeds: Feeds, *, i
             if problem
             else f"onnxruntime: {_spelled(settings)} changes the results: relative L2 {distance:.2g} against "
             f"the graph run as written, at most {limit:g} is rounding."
+        )
+    if wanted.level not in ("all", "extended") and runs_wrong_as_written(model):
+        raise StageFailed(
+            f"onnxruntime: this processor sums products of 8 bits in saturating 16 bits, which graph optimisation "
+            f"'{wanted.level}' does not avoid. {notes[-1]}",
+            hint="Set engine.graph_optimization: extended or all, or quantize with weight_bits: 7.",
         )
     raise StageFailed(
         f"onnxruntime: no graph optimisation level gives the results of the graph as written. {notes[-1]}",

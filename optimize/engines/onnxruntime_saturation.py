@@ -9,24 +9,33 @@ on. It leaves everything as it is on other processors.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
 import onnxruntime
-from google.protobuf.message import DecodeError
+
+if TYPE_CHECKING:
+    import onnx
 
 EXACT = {"session.x64quantprecision": "1"}
 """Session configuration under which such products are exact."""
 
 _INTEGER_OPS = frozenset(
-    ("MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QLinearMatMul", "QLinearConv", "QGemm")
-)
+    (
+        "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QLinearMatMul", "QLinearConv", "QGemm",
+        "QAttention", "DynamicQuantizeLSTM",
+    )
+)  # fmt: skip
+"""Whose stored int8 weights ONNX Runtime turns into uint8."""
 
 
 @functools.cache
 def saturates() -> bool:
     """Whether uint8 · int8 products saturate on this machine's CPU, by trying it."""
+    import onnx
+
     info = onnx.helper.make_tensor_value_info
     weight = onnx.numpy_helper.from_array(np.full((64, 16), 127, np.int8), "w")
     graph = onnx.helper.make_graph(
@@ -44,7 +53,7 @@ def saturates() -> bool:
     return bool(np.any(found != 64 * 255 * 127))
 
 
-def runs_wrong_as_written(model: Path | bytes) -> bool:
+def runs_wrong_as_written(model: Path | bytes | onnx.ModelProto) -> bool:
     """Whether the graph's own integer operators would saturate here if it is run without graph optimisation.
 
     Standard QuantizeLinear and DequantizeLinear are no such operators: as written they compute in floats. False for
@@ -52,11 +61,24 @@ def runs_wrong_as_written(model: Path | bytes) -> bool:
     """
     if not saturates():
         return False
+    import onnx
+    from google.protobuf.message import DecodeError
+
     try:
-        loaded = onnx.load(model, load_external_data=False) if isinstance(model, Path) else onnx.ModelProto()
-        if isinstance(model, bytes):
-            loaded.ParseFromString(model)
+        if isinstance(model, Path):
+            model = onnx.load(model, load_external_data=False)
+        elif isinstance(model, bytes):
+            model = onnx.ModelProto.FromString(model)
     except (OSError, DecodeError):
         return False
-    graph = loaded.graph
-    return any(node.op_type in _INTEGER_OPS for node in graph.node)
+    return any(node.op_type in _INTEGER_OPS for node in _nodes(model))
+
+
+def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """Every node, of sub-graphs and functions too."""
+    waiting = [model.graph.node, *(function.node for function in model.functions)]
+    while waiting:
+        for node in waiting.pop():
+            yield node
+            for attribute in node.attribute:
+                waiting += [graph.node for graph in (attribute.g, *attribute.graphs) if graph.node]

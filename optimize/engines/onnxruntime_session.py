@@ -13,6 +13,7 @@ from typing import Any, Literal, Self
 
 import ml_dtypes
 import numpy as np
+import onnx
 import onnx_ir as ir
 import onnxruntime
 
@@ -90,7 +91,7 @@ def open_onnx(model: Path | bytes, *, optimized: bool = True, threads: int | Non
     return OnnxRuntimeSession(model, settings if optimized else as_written(settings, model))
 
 
-def as_written(settings: Settings, model: Path | bytes) -> Settings:
+def as_written(settings: Settings, model: Path | bytes | onnx.ModelProto) -> Settings:
     """`settings` without graph optimisation, or with the little that keeps 8-bit products from saturating."""
     if runs_wrong_as_written(model):
         return dataclasses.replace(settings, level="extended", disabled_optimizers=SUSPECTS)

@@ -57,6 +57,7 @@ class LayerWork:
         self.lessons = lessons
         self.changed: list[str] = []
         self.spent: list[ir.Value] = []
+        self.computes_in: dict[ir.Node, ir.DataType] = {}
         self.bytes_before = self.bytes_after = 0
         self._weights: dict[object, ChannelWeight] = {}
         self._inputs: tuple[str, Inputs] | None = None
@@ -78,15 +79,19 @@ class LayerWork:
         read = (*layer.node.inputs[1:], *(layer.bias_node.inputs if layer.bias_node is not None else ()))
         self.spent += [value for value in read if value is not None and value is not layer.node.outputs[0]]
         self.changed.append(layer.name)
+        self.computes_in[layer.node] = layer.weight.dtype
         self._write(layer, weight, source, bias)
         return None
 
     def quantize_slot(self, slot: Slot) -> str | None:
         """Put a pair on one more input, or say why not."""
-        name = slot.name
-        if name in self.lessons.unusable:
-            return f"its input '{name}' {self.lessons.unusable[name]}"
-        _placing.place_activation(self.editor, slot, self.lessons.of[name].quantizer)
+        assert slot.beside is not None
+        if slot.beside not in self.computes_in:
+            return "the convolution beside it is not quantized"
+        found = self.lessons.besides.get(slot.name)
+        if found is None:
+            return f"its input '{slot.name}' {self.lessons.unusable[slot.name]}"
+        _placing.place_activation(self.editor, slot, found, self.computes_in[slot.beside])
         return None
 
     def _activation(self, layer: Layer) -> Learned | str | None:

@@ -40,11 +40,19 @@ class Learned:
 
 @dataclasses.dataclass(frozen=True)
 class Lessons:
-    """All activations: what was learned by value name, what could not be and why, and warnings."""
+    """All activations: what was learned by value name, what could not be and why, and warnings.
+
+    Attributes:
+        of: Of what layers read.
+        unusable: Why a value has no range.
+        notes: Warnings.
+        besides: Quantizers of values that belong to no layer, never divided.
+    """
 
     of: Mapping[str, Learned]
     unusable: Mapping[str, str]
     notes: tuple[str, ...]
+    besides: Mapping[str, Activation] = dataclasses.field(default_factory=dict)
 
 
 def learn(
@@ -91,8 +99,13 @@ def learn(
     learned = {
         name: Learned(quantizer(found, symmetric), divisors.get(name), ranges.of[name].rows)
         for name, found in chosen.items()
+        if name in readers
     }
-    return Lessons(learned, ranges.unusable, ranges.notes)
+    whole = ranges.of
+    if besides and first != method:
+        whole = collect(model, list(besides), context, method, grid, symmetric=symmetric).of
+    apart = {name: quantizer(whole[name], symmetric) for name in besides if name in whole}
+    return Lessons(learned, ranges.unusable, ranges.notes, apart)
 
 
 def smoothing(found: Range, readers: Sequence[Layer], alpha: float) -> Array:

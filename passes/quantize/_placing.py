@@ -19,7 +19,7 @@ import onnx_ir as ir
 from passes.layers import Layer
 from passes.qdq import Editor, fake_quantize, insert_after_source, stored_weight
 from passes.quantize._channel_weights import ChannelWeight
-from passes.quantize._slots import Slot
+from passes.quantize._slots import Slot, slot
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -81,33 +81,30 @@ def replace_bias(editor: Editor, layer: Layer, bias: Array) -> None:
         layer.graph.insert_after(layer.node, add)
         new = add.outputs[0]
         new.type, new.shape = old.type, old.shape
-        was_output = old.is_graph_output()
-        old.replace_all_uses_with(new, replace_graph_outputs=was_output)
+        old.replace_all_uses_with(new, replace_graph_outputs=old.is_graph_output())
         add.replace_input_with(0, old)
-        if was_output:
-            name, old.name = old.name, new.name
-            new.name = name
+        name, old.name = old.name, new.name  # what others know the layer's result by
+        new.name = name
         return
     layer.node.resize_inputs(3)
     layer.node.replace_input_with(2, value)
 
 
-def place_activation(editor: Editor, slot: Slot, activation: Activation, kind: ir.DataType | None = None) -> None:
+def place_activation(editor: Editor, where: Slot, activation: Activation, kind: ir.DataType) -> None:
     """Put Q/DQ on one input of a node.
 
     Args:
         editor: Names and sharing.
-        slot: The input.
+        where: The input.
         activation: Its quantizer.
-        kind: What the node computes in; the value's own type if absent.
+        kind: What the node computes in.
     """
-    source, graph = slot.value, slot.node.graph
+    source, graph = where.value, where.node.graph
     assert isinstance(graph, ir.Graph)
-    kind = kind or source.dtype or ir.DataType.FLOAT
     stored_type = np.int8 if activation.signed else np.uint8
     scale = editor.constant(f"{source.name}_scale", np.asarray(activation.scale, kind.numpy()))
     zero = editor.constant(f"{source.name}_zero_point", np.asarray(activation.zero_point, stored_type))
-    slot.node.replace_input_with(slot.index, fake_quantize(editor, source, graph, scale, zero, None))
+    where.node.replace_input_with(where.index, fake_quantize(editor, source, graph, scale, zero, None))
 
 
 def place(
@@ -116,7 +113,7 @@ def place(
     """Put Q/DQ around a layer's activation and store its weight as int8."""
     kind = layer.weight.dtype.numpy()
     layer.node.replace_input_with(0, smoothed(editor, layer, divisor))
-    place_activation(editor, Slot(layer.node, 0), activation, layer.weight.dtype)
+    place_activation(editor, slot(layer.node, 0), activation, layer.weight.dtype)
     stem = layer.weight.name or layer.node.name or "weight"
     weight_scale = editor.constant(f"{stem}_scale", weight.scale.astype(kind))
     shared = (

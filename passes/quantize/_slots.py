@@ -1,7 +1,7 @@
 """Where a target wants pairs besides the inputs of weighted layers: skip connections and attention.
 
-Skip connection: `y = Add(Conv(x, w), s)`: with s in 8 bits TensorRT runs the addition inside the convolution
-(developer guide, "Working with Quantized Types", placement recommendations).
+Skip connection: `y = Add(Conv(x, w), s)`: with s in 8 bits TensorRT can run the addition inside the convolution and
+give 8 bits out; with s in floating point the sum is that too (developer guide, "Working with Quantized Types").
 
 Attention: `y = MatMul(Softmax(... MatMul(q, k) ...), v)`: all four inputs of both products.
 """
@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from passes import matching as m
 from passes import names
-from passes.base import Skip
+from passes.base import Pattern, Skip
 
 BETWEEN = ("Add", "Sub", "Mul", "Div", "Where", "Tanh", "Cast", "Clip", "Identity")
 """What may lie between query times key and the softmax."""
@@ -26,10 +26,19 @@ BEHIND = ("Cast", "Dropout", "Identity", "Where")
 
 @dataclasses.dataclass(frozen=True)
 class Slot:
-    """One input of a node that is to be read in 8 bits."""
+    """One input of a node that is to be read in 8 bits.
+
+    Attributes:
+        node: The reader.
+        index: Which of its inputs.
+        name: The value that stood there when the slot was found, by which calibration knows it.
+        beside: The convolution whose result the node adds it to, for a skip connection.
+    """
 
     node: ir.Node
     index: int
+    name: str
+    beside: ir.Node | None = None
 
     @property
     def value(self) -> ir.Value:
@@ -38,14 +47,21 @@ class Slot:
         assert value is not None  # such a slot is never made
         return value
 
-    @property
-    def name(self) -> str:
-        """The value's name, by which calibration knows it."""
-        return self.value.name or ""
-
     def skip(self, reason: str) -> Skip:
         """A `Skip` for the node that names its module."""
-        return Skip(self.node.name or self.node.op_type, reason, names.module_of(self.node))
+        return _skip(self.node, reason)
+
+
+def slot(node: ir.Node, index: int, beside: ir.Node | None = None) -> Slot:
+    """The slot for what stands there now."""
+    value = node.inputs[index]
+    return Slot(node, index, (value.name if value is not None else None) or "", beside)
+
+
+def patterns(slots: Iterable[Slot]) -> tuple[Pattern, ...]:
+    """How many of each kind, zero counts included."""
+    added = [each.beside is not None for each in slots]
+    return Pattern("skip connection", sum(added)), Pattern("attention input", len(added) - sum(added))
 
 
 def skip_connections(nodes: Iterable[ir.Node], skip: Sequence[str]) -> list[Slot]:
@@ -68,9 +84,9 @@ def skip_connections(nodes: Iterable[ir.Node], skip: Sequence[str]) -> list[Slot
             continue
         index = 1 if reader.inputs[0] is result else 0
         other = reader.inputs[index]
-        if other is None or other is result or m.is_constant(other) or names.matches(reader, skip):
+        if other is None or other is result or _is_stored(other) or names.matches(reader, skip):
             continue
-        found[reader] = Slot(reader, 1) if reader in found else Slot(reader, index)
+        found[reader] = slot(reader, 1 if reader in found else index, node)
     return list(found.values())
 
 
@@ -81,41 +97,58 @@ def attention_inputs(model: ir.Model, skip: Sequence[str]) -> tuple[list[Slot], 
         model: Nothing is changed.
         skip: Patterns of nodes, modules or operator types to leave alone.
     """
-    slots: list[Slot] = []
+    products: list[ir.Node] = []
     skips: list[Skip] = []
     for node in model.graph:
         if node.op_type == "Attention" and node.domain in ("", "ai.onnx"):
             reason = "attention in one operator has no inputs of its products: quantize before fuse.attention"
-            skips.append(Slot(node, 0).skip(reason))
+            skips.append(_skip(node, reason))
         if node.op_type != "Softmax" or node.domain not in ("", "ai.onnx"):
             continue
         scores, weighted = _scores(node.inputs[0]), _weighted(node.outputs[0])
-        if scores is None or weighted is None:
+        around = [product for product in (scores, *weighted) if product is not None]
+        if scores is None or not weighted or any(product.graph is not model.graph for product in around):
             continue
-        if any(names.matches(product, skip) for product in (scores, node, weighted)):
-            skips.append(Slot(node, 0).skip("named under skip"))
+        if any(names.matches(each, skip) for each in (node, *around)):
+            skips.append(_skip(node, "named under skip"))
             continue
-        slots += [Slot(product, index) for product in (scores, weighted) for index in (0, 1)]
-    return slots, skips
+        products += around
+    slots = [slot(product, index) for product in dict.fromkeys(products) for index in (0, 1)]
+    return [each for each in slots if m.made_by(each.value, "DequantizeLinear") is None], skips
+
+
+def _skip(node: ir.Node, reason: str) -> Skip:
+    return Skip(node.name or node.op_type, reason, names.module_of(node))
+
+
+def _is_product(node: ir.Node) -> bool:
+    """Whether it multiplies two computed values: a stored weight makes it a layer."""
+    return node.op_type == "MatMul" and not any(_is_stored(operand) for operand in node.inputs)
+
+
+def _is_stored(value: ir.Value | None) -> bool:
+    """Whether it is a weight, quantized or not."""
+    return m.is_constant(m.through(value, "DequantizeLinear", "Transpose", "Reshape", "Cast", "Identity"))
 
 
 def _scores(value: ir.Value | None, depth: int = 8) -> ir.Node | None:
-    """The product of two computed operands that `value` comes from."""
+    """The product that `value` comes from."""
     node = m.made_by(value)
     if node is None or depth == 0:
         return None
     if node.op_type == "MatMul":
-        return None if any(m.is_constant(operand) for operand in node.inputs) else node
+        return node if _is_product(node) else None
     if node.op_type not in BETWEEN:
         return None
     return next((found for operand in node.inputs if (found := _scores(operand, depth - 1))), None)
 
 
-def _weighted(value: ir.Value, depth: int = 4) -> ir.Node | None:
-    """The product that has `value` on its left."""
+def _weighted(value: ir.Value, depth: int = 4) -> list[ir.Node]:
+    """The products that have `value` on their left."""
+    found: list[ir.Node] = []
     for node in m.users(value) if depth else ():
-        if node.op_type == "MatMul" and m.through(node.inputs[0], "Identity") is value:
-            return None if m.is_constant(node.inputs[1]) else node
-        if node.op_type in BEHIND and (found := _weighted(node.outputs[0], depth - 1)):
-            return found
-    return None
+        if node.op_type == "MatMul" and node.inputs[0] is value and _is_product(node):
+            found.append(node)
+        elif node.op_type in BEHIND:
+            found += _weighted(node.outputs[0], depth - 1)
+    return found

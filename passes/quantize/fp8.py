@@ -22,7 +22,7 @@ import numpy as np
 import onnx_ir as ir
 import pydantic
 
-from passes import numerics
+from passes import names, numerics
 from passes.base import Pass, PassContext, PassResult, Pattern, Skip
 from passes.calibration import Method, MethodName, collect
 from passes.opset import lift
@@ -31,7 +31,7 @@ from passes.quantize._channel_factors import apply_factors, by_input, matrix, sm
 from passes.quantize._float_parts import FloatFormat, FloatParts
 from passes.quantize._graph import insert_weight_nodes
 from passes.quantize._moments import Array, Moments, calibrated
-from passes.quantize._slots import Slot, attention_inputs, skip_connections
+from passes.quantize._slots import Slot, attention_inputs, patterns, skip_connections, slot
 from passes.quantize._weights import Use, Weight, find_weights
 from passes.target import Target
 
@@ -133,8 +133,12 @@ class QuantizeFp8(Pass):
         if self.activations == "static" and (kept or slots):
             kept, slots, amax, unseen, notes = self._with_ranges(model, kept, slots, context)
             skips += unseen
+        quantized = {use.node for weight in kept for use in weight.uses}
+        slots = [each for each in slots if each.beside is None or each.beside in quantized]
+        products = {each.node for each in slots if each.beside is None}
+        skips = [each for each in skips if each.node not in {node.name for node in products if node.name}]
         if not kept and not slots:
-            return PassResult(patterns=(Pattern("fp8", 0),), skips=tuple(skips), notes=notes)
+            return PassResult(patterns=(Pattern("fp8", 0), *patterns(slots)), skips=tuple(skips), notes=notes)
 
         lift(model, 21 if self.block_size else 19, "FP8")
         layout: FloatFormat = "fp8"
@@ -155,15 +159,16 @@ class QuantizeFp8(Pass):
         for weight, tensors, parts in ready:
             if self.activations == "static":
                 for use in weight.uses:
-                    _quantize_input(editor, Slot(use.node, 0), weight.tensor.dtype, amax)
+                    _quantize_input(editor, slot(use.node, 0), weight.tensor.dtype, amax)
             insert_weight_nodes(editor, weight, tensors, parts.nodes)
-        for slot in slots:
-            known = slot.value.dtype or (kept[0].tensor.dtype if kept else ir.DataType.FLOAT)
-            _quantize_input(editor, slot, known, amax)
+        known = {use.node: weight.tensor.dtype for weight in kept for use in weight.uses}
+        for each in slots:
+            dtype = each.value.dtype if each.beside is None else known[each.beside]
+            _quantize_input(editor, each, dtype or ir.DataType.FLOAT, amax)
         return PassResult(
-            patterns=(Pattern("fp8", len(changed)), *_counted(slots)),
+            patterns=(Pattern("fp8", len(changed)), *patterns(slots)),
             skips=tuple(skips),
-            changed=tuple(changed),
+            changed=(*changed, *(names.module_of(node) or node.name or "" for node in products)),
             figures={"weight bytes before": before, "weight bytes after": after},
             notes=notes,
         )
@@ -233,9 +238,9 @@ class QuantizeFp8(Pass):
         """The weights and slots whose values all have a range, the ranges, the others, and calibration's notes."""
         uses = [use for weight in weights for use in weight.uses]
         seen = [_input_name(use) for use in uses if use.node.graph is model.graph]
-        names = list(dict.fromkeys(name for name in [*seen, *(slot.name for slot in slots)] if name))
+        watched = list(dict.fromkeys(name for name in [*seen, *(each.name for each in slots)] if name))
         method = Method(name=self.calibration)
-        found = collect(model, names, context, method, numerics.FP8_E4M3, symmetric=True)
+        found = collect(model, watched, context, method, numerics.FP8_E4M3, symmetric=True)
         kept, skips = [], []
         for weight in weights:
             missing = next((_input_name(use) for use in weight.uses if _input_name(use) not in found.of), None)
@@ -244,12 +249,9 @@ class QuantizeFp8(Pass):
                 continue
             why = found.unusable.get(missing, "lies in a sub-graph, where calibration does not reach")
             skips += [use.skip(f"its input '{missing}' {why}") for use in weight.uses]
-        skips += [
-            slot.skip(f"its input '{slot.name}' {found.unusable[slot.name]}")
-            for slot in slots
-            if slot.name in found.unusable
-        ]
-        usable = [slot for slot in slots if slot.name in found.of]
+        dead = [each for each in slots if each.name in found.unusable]
+        skips += [each.skip(f"its input '{each.name}' {found.unusable[each.name]}") for each in dead]
+        usable = [each for each in slots if each.name in found.of]
         return kept, usable, {name: found.of[name].amax for name in found.of}, skips, found.notes
 
 
@@ -258,18 +260,10 @@ def _input_name(use: Use) -> str:
     return "" if source is None else source.name or ""
 
 
-def _counted(slots: Sequence[Slot]) -> list[Pattern]:
-    """How many values are quantized besides the inputs of weighted layers, by kind."""
-    added = sum(slot.node.op_type == "Add" for slot in slots)
-    kinds = {"skip connection": added, "attention input": len(slots) - added}
-    return [Pattern(kind, count) for kind, count in kinds.items() if count]
-
-
-def _quantize_input(editor: Editor, slot: Slot, dtype: ir.DataType, amax: Mapping[str, float]) -> None:
-    graph = slot.node.graph
+def _quantize_input(editor: Editor, place: Slot, dtype: ir.DataType, amax: Mapping[str, float]) -> None:
+    graph = place.node.graph
     assert isinstance(graph, ir.Graph)
-    name = slot.name
-    step = numerics.symmetric_scale(np.array(amax[name]), numerics.FP8_E4M3, dtype.numpy())
-    scale = editor.constant(f"{name}.scale", step)
+    step = numerics.symmetric_scale(np.array(amax[place.name]), numerics.FP8_E4M3, dtype.numpy())
+    scale = editor.constant(f"{place.name}.scale", step)
     zero = editor.constant("fp8_zero", np.zeros((), numerics.FP8_E4M3.dtype))
-    slot.node.replace_input_with(slot.index, fake_quantize(editor, slot.value, graph, scale, zero, None))
+    place.node.replace_input_with(place.index, fake_quantize(editor, place.value, graph, scale, zero, None))

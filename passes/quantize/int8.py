@@ -138,7 +138,7 @@ class QuantizeInt8(Pass):
         added = sum(reason is None for reason in refused.values())
         drop_unused_constants(work.spent)
         return PassResult(
-            patterns=(Pattern("layer", len(work.changed)), *([Pattern("skip connection", added)] if added else [])),
+            patterns=(Pattern("layer", len(work.changed)), Pattern("skip connection", added)),
             skips=tuple(dict.fromkeys(skips)),
             changed=tuple(work.changed),
             figures={"weight bytes before": work.bytes_before, "weight bytes after": work.bytes_after},

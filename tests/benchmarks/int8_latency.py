@@ -92,7 +92,10 @@ def measure(folder: Path, out: Path, rounds: int, repeats: int) -> dict[str, Any
     feeds = table.timed_batch()
     for repeat in range(repeats):
         turned = cells[repeat % len(cells) :] + cells[: repeat % len(cells)]
-        parts = {cell: fusion_where.of_graph(folder / file_name(cell), feeds, threads=2) for cell in turned}
+        parts = {
+            cell: fusion_where.of_graph(folder / file_name(cell), feeds, 2, table.served_with(cell))
+            for cell in turned
+        }
         facts["profile"].append({cell: parts[cell] for cell in cells})
         _write(out, facts)
     return facts

@@ -38,9 +38,9 @@ python -m tests.benchmarks.int8_latency --time FOLDER --out docs/int8-latency/DA
 python -m tests.benchmarks.int8_latency --page
 ```
 
-The same models are timed on every processor, with weights in 8 bits. Made on one with AVX2 and no VNNI, whose
-kernels would saturate, ours have them in seven, as in every run there; the kernels and their times are the same,
-only the weights' values differ.
+The same models are timed on every processor, with weights in 8 bits. On one without VNNI plain ONNX Runtime sums
+their products in saturating 16 bits, fast and wrong, and that is the baseline; ours are timed as the product runs
+them, with exact products.
 
 ## What decides it
 """

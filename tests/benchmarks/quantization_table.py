@@ -31,7 +31,6 @@ import numpy as np
 import onnxruntime
 
 from optimize.engines.onnxruntime_saturation import EXACT
-from optimize.engines.onnxruntime_session import open_onnx
 from tests.benchmarks import fusion_turns, processor, quantization_where
 from tests.benchmarks.quantization_cells import CELLS, file_name
 
@@ -161,6 +160,8 @@ def opened(path: Path, threads: int = 2, config: Mapping[str, str] | None = None
 
 def as_written(path: Path, batches: list[Arrays]) -> np.ndarray:
     """(sentences, 384) float64 embeddings that the graph says, whatever the processor."""
+    from optimize.engines.onnxruntime_session import open_onnx  # needs more than timing does
+
     with open_onnx(path, optimized=False, threads=1) as session:
         (name,) = (output.name for output in session.outputs)
         return np.concatenate([session.run(dict(batch))[name] for batch in batches]).astype(np.float64)

@@ -162,8 +162,9 @@ def test_the_recipes_case_takes_times_and_errors_from_the_products_report(monkey
     assert ours["relative_error"] == 2e-3
     assert ours["speedup_over_fp32_eager"] == pytest.approx(8.0, rel=0.1)
     assert ours["over_compile"] == pytest.approx(0.25, rel=0.1)
-    assert facts["contenders"]["TensorRT-RTX, plain export FP32"]["relative_error"] == 1e-6
+    assert facts["contenders"]["TensorRT-RTX, plain export FP32"]["relative_error"] is None
     ((goal, said),) = goals(facts)
     assert goal.startswith("2 to 6 × over FP32 eager")
     assert said.startswith("reached")
     assert "| 0.002 |" in table(facts)
+    assert table(facts).count("| not measured |") == 3

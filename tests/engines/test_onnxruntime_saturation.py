@@ -10,13 +10,15 @@ import numpy as np
 import onnx
 import onnx.numpy_helper
 import onnx.parser
+import onnx_ir as ir
 import pytest
 
 from optimize.engines.base import BuildRequest
+from optimize.engines.graph_runner import runner
 from optimize.engines.onnxruntime import OnnxRuntimeEngine, OnnxRuntimeOptions
 from optimize.engines.onnxruntime_saturation import runs_wrong_as_written, saturates
 from optimize.engines.onnxruntime_session import open_onnx
-from optimize.errors import UsageError
+from optimize.errors import StageFailed, UsageError
 from optimize.targets.loading import cpu_instructions
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -47,7 +49,7 @@ def save(folder: Path, body: str, highest: int) -> tuple[Path, Array]:
 
 def built(path: Path, folder: Path) -> Array:
     engine = OnnxRuntimeEngine(OnnxRuntimeOptions())
-    artifact = engine.build(BuildRequest(path, folder, {}, {"x": X}), lambda what, done, total: None)
+    artifact = engine.build(BuildRequest(path, folder, sample={"x": X}), lambda what, done, total: None)
     assert artifact.details["relative_l2_to_unoptimised"] < 1e-5
     with engine.open(artifact.path) as session:
         return session.run({"x": X})["y"]
@@ -58,18 +60,48 @@ def optimised(path: Path, folder: Path) -> Array:
         return session.run({"x": X})["y"]
 
 
+def by_passes(path: Path, folder: Path) -> Array:
+    return np.asarray(runner()(ir.load(path), {"x": X})["y"])
+
+
+def elsewhere(path: Path, folder: Path) -> Array:
+    """Built on a processor that does not saturate, opened here."""
+    options = OnnxRuntimeOptions(session_options={"session.x64quantprecision": "0"}, verify=False)
+    engine = OnnxRuntimeEngine(options)
+    artifact = engine.build(BuildRequest(path, folder), lambda what, done, total: None)
+    manifest = folder / "engine.json"
+    manifest.write_text(manifest.read_text().replace('"is_widened": true', '"is_widened": false'))
+    with OnnxRuntimeEngine().open(artifact.path) as session:
+        return session.run({"x": X})["y"]
+
+
 def as_written(path: Path, folder: Path) -> Array:
     with open_onnx(path, optimized=False) as session:
         return session.run({"x": X})["y"]
 
 
-@pytest.mark.parametrize("run", [built, optimised, as_written])
+@pytest.mark.parametrize("run", [built, elsewhere, optimised, as_written, by_passes])
 @pytest.mark.parametrize("body", [INTEGER, QDQ], ids=["integer operators", "Q/DQ"])
 def test_products_of_large_weights_are_exact(run: Callable[[Path, Path], Array], body: str, tmp_path: Path) -> None:
     path, exact = save(tmp_path, body, 127)
     engine = tmp_path / "engine"
     engine.mkdir()
     np.testing.assert_allclose(run(path, engine), exact, rtol=1e-5)
+
+
+@pytest.mark.parametrize("level", ["basic", "disable"])
+def test_a_level_that_cannot_be_exact_here_says_so(level: Any, tmp_path: Path) -> None:
+    path, exact = save(tmp_path, INTEGER, 127)
+    (folder := tmp_path / "engine").mkdir()
+    engine = OnnxRuntimeEngine(OnnxRuntimeOptions(graph_optimization=level))
+    request = BuildRequest(path, folder, sample={"x": X})
+    if saturates():
+        with pytest.raises(StageFailed, match="saturating 16 bits") as raised:
+            engine.build(request, lambda what, done, total: None)
+        assert "weight_bits: 7" in str(raised.value.hint)
+        return
+    with engine.open(engine.build(request, lambda what, done, total: None).path) as session:
+        np.testing.assert_allclose(session.run({"x": X})["y"], exact, rtol=1e-5)
 
 
 def test_what_this_processor_does_is_what_its_instruction_sets_say() -> None:
@@ -84,13 +116,27 @@ def test_weights_in_seven_bits_keep_the_faster_kernel(tmp_path: Path) -> None:
     engine = tmp_path / "engine"
     engine.mkdir()
     artifact = OnnxRuntimeEngine(OnnxRuntimeOptions()).build(
-        BuildRequest(path, engine, {}, {"x": X}), lambda what, done, total: None
+        BuildRequest(path, engine, sample={"x": X}), lambda what, done, total: None
     )
     kinds = {item.data_type for item in onnx.load(artifact.path).graph.initializer if len(item.dims) == 2}
     assert kinds == {onnx.TensorProto.INT8}
 
 
-def test_only_integer_operators_are_wrong_as_written(tmp_path: Path) -> None:
+def test_only_integer_operators_are_wrong_as_written_in_branches_and_functions_too(tmp_path: Path) -> None:
+    inner = (
+        "y = If(c) <then_branch = g () => (int32[4, 32] u) { u = MatMulInteger(x, w) },"
+        " else_branch = h () => (int32[4, 32] z) { z = Identity(o) }>"
+    )
+    texts = {
+        "branch": "g (uint8[4, 256] x, int8[256, 32] w, bool c, int32[4, 32] o) => (int32[4, 32] y) { "
+        + inner
+        + " }",
+        "function": "g (uint8[4, 256] x, int8[256, 32] w) => (int32[4, 32] y) { y = local.f(x, w) }"
+        ' <domain: "local", opset_import: ["" : 20]> f (a, b) => (r) { r = MatMulInteger(a, b) }',
+    }
+    for text in texts.values():
+        model = onnx.parser.parse_model(f'<ir_version: 9, opset_import: ["" : 20, "local" : 1]> {text}')
+        assert runs_wrong_as_written(model) == saturates()
     assert runs_wrong_as_written(save(tmp_path, INTEGER, 127)[0]) == saturates()
     assert not runs_wrong_as_written(save(tmp_path, QDQ, 127)[0])
 

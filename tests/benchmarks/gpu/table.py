@@ -81,9 +81,10 @@ def goals(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _row(name: str, row: Mapping[str, Any]) -> str:
     if "median_ms" not in row:
         return f"| {name} | failed: {row.get('failed', 'not run')} | | | | |"
+    error = "not measured" if row["relative_error"] is None else f"{row['relative_error']:.2g}"
     return (
         f"| {name} | {row['median_ms']:.3f} | {row['p25_ms']:.3f} to {row['p75_ms']:.3f} | "
-        f"{row['over_compile']:.2f} | {row['speedup_over_fp32_eager']:.2f}× | {row['relative_error']:.2g} |"
+        f"{row['over_compile']:.2f} | {row['speedup_over_fp32_eager']:.2f}× | {error} |"
     )
 
 

@@ -45,8 +45,11 @@ def network(body: str = BLOCK) -> ir.Model:
 
 def attention(body: str = ATTENTION) -> ir.Model:
     inputs = "float[2,6,16] q, float[2,7,16] k, float[2,7,16] v"
-    weights = "float quarter = {0.25}, float[1,1,7] bias = {0,0,0,0,0,0,-30}"
-    return graph(body, inputs, "float[2,6,16] y", weights, opset=23)
+    weights = "float one = {1.0}, float quarter = {0.25}, float[1,1,7] bias = {0,0,0,0,0,0,-30}"
+    model = graph(body, inputs, "float[2,6,16] y", weights, opset=23)
+    for number, node in enumerate(model.graph):
+        node.name = f"{node.op_type}_{number}"
+    return model
 
 
 def tokens() -> Batches:
@@ -57,13 +60,13 @@ def held(*shape: int) -> np.ndarray[Any, Any]:
     return RNG.normal(0, 0.3, shape).astype(np.float32)
 
 
-def with_weights(model: ir.Model, **shapes: tuple[int, ...]) -> ir.Model:
+def with_weights(model: ir.Model, kind: ir.DataType = ir.DataType.FLOAT, **shapes: tuple[int, ...]) -> ir.Model:
     known = {value.name: value for node in model.graph for value in node.inputs if value is not None}
     for name, shape in shapes.items():
         if name in known:
             value = known[name]
-            value.const_value = ir.tensor(held(*shape), name=name)
-            value.type, value.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(shape)
+            value.const_value = ir.tensor(held(*shape).astype(kind.numpy()), name=name)
+            value.type, value.shape = ir.TensorType(kind), ir.Shape(shape)
             model.graph.register_initializer(value)
     return model
 
@@ -118,7 +121,7 @@ def test_of_a_shortcut_with_its_own_convolution_the_second_is_meant(name: str) -
 def test_other_sums_stay_in_floating_point(name: str, body: str) -> None:
     model = network(body)
     FORMATS[name]().apply(model, context(TENSORRT, calibration=IMAGES))
-    assert not any(any(found) for found in pairs(model, "Add"))
+    assert not any(any(found) for op_type in ("Add", "Mul") for found in pairs(model, op_type))
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -134,6 +137,63 @@ def test_a_skip_connection_can_be_skipped_and_a_dead_one_is_named(name: str) -> 
 
 
 @pytest.mark.parametrize("name", FORMATS)
+def test_beside_a_convolution_that_stays_nothing_is_added_however_often(name: str) -> None:
+    model = network("z = Sub(x, x) a = Conv(z, w) y = Add(a, x)")
+    for _ in range(2):
+        FORMATS[name]().apply(model, context(TENSORRT, calibration=IMAGES))
+        assert pairs(model, "Add") == [(False, False)]
+
+    quantized = network()
+    FORMATS[name]().apply(quantized, context(TENSORRT, calibration=IMAGES))
+    before = ir.to_onnx_text(quantized)
+    FORMATS[name]().apply(quantized, context(TENSORRT, calibration=IMAGES))
+    assert ir.to_onnx_text(quantized) == before
+
+
+@pytest.mark.parametrize("calibration", ["minmax", "mse"])
+def test_smoothing_for_a_matrix_layer_leaves_a_skip_connections_range_whole(calibration: str) -> None:
+    images = Batches(
+        tuple({"x": batch["x"] * np.array([1.0] * 5 + [60.0], np.float32)} for batch in IMAGES.batches)
+    )
+    model = with_weights(
+        graph("r = Relu(x) a = Conv(r, w) m = MatMul(x, u) y = Add(x, a)", DATA, f"{RESULT}, float[N,16,6,4] m"),
+        w=(16, 16, 1, 1), u=(6, 4),
+    )  # fmt: skip
+    quantize = QuantizeInt8(activations="static", smooth=0.8, calibration=calibration)  # type: ignore[arg-type]
+    quantize.apply(model, context(TENSORRT, calibration=images))
+    assert pairs(model, "Add") == [(True, False)]
+    feeds = images.batches[0]
+    given = run(model, feeds, ["y", "a"])
+    error = np.linalg.norm(given["y"] - given["a"] - feeds["x"]) / np.linalg.norm(feeds["x"])
+    assert error < 0.05
+
+
+def test_a_layer_behind_one_that_got_a_bias_is_still_known() -> None:
+    model = with_weights(
+        graph("r = Relu(x) m = MatMul(r, u) a = Conv(x, w) s = Add(a, m) y = MatMul(s, u)", DATA, RESULT),
+        w=(16, 16, 1, 1), u=(6, 6),
+    )  # fmt: skip
+    quantize = QuantizeInt8(activations="static", bias_correction=True)
+    result = quantize.apply(model, context(TENSORRT, calibration=IMAGES))
+    assert result.rewrites == 4
+    assert (False, True) in pairs(model, "Add")
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_pair_in_half_precision_has_scales_of_the_convolutions_type(name: str) -> None:
+    model = with_weights(
+        graph("a = Conv(x, w) r = Relu(x) y = Add(r, a)",
+              DATA.replace("float", "float16"), RESULT.replace("float", "float16")),
+        ir.DataType.FLOAT16, w=(16, 16, 1, 1),
+    )  # fmt: skip
+    images = Batches(tuple({"x": batch["x"].astype(np.float16)} for batch in IMAGES.batches))
+    FORMATS[name]().apply(model, context(TENSORRT, calibration=images))
+    assert pairs(model, "Add") == [(True, False)]
+    scales = [node.inputs[1] for node in model.graph if node.op_type == "QuantizeLinear"]
+    assert {scale.dtype for scale in scales if scale is not None} == {ir.DataType.FLOAT16}
+
+
+@pytest.mark.parametrize("name", FORMATS)
 def test_a_target_without_the_rule_gets_no_pair_there(name: str) -> None:
     model = network()
     FORMATS[name]().apply(model, context(CPU, calibration=IMAGES))
@@ -143,7 +203,11 @@ def test_a_target_without_the_rule_gets_no_pair_there(name: str) -> None:
 def test_both_products_of_attention_take_fp8_where_asked() -> None:
     model, exact = attention(), attention()
     result = QuantizeFp8(attention=True).apply(model, context(TENSORRT, calibration=tokens()))
-    assert {item.name: item.found for item in result.patterns} == {"fp8": 0, "attention input": 4}
+    assert {item.name: item.found for item in result.patterns} == {
+        "fp8": 0, "skip connection": 0, "attention input": 4,
+    }  # fmt: skip
+    assert set(result.changed) == {node.name for node in model.graph if node.op_type == "MatMul"}
+    assert result.skips == ()
     assert pairs(model, "MatMul") == [(True, True), (True, True)]
     feeds = next(iter(tokens().feeds()))
     got, wanted = run(model, feeds)["y"], run(exact, feeds)["y"]
@@ -166,6 +230,39 @@ def test_attention_is_left_where_it_cannot_be_had_and_the_report_says_why() -> N
     result = QuantizeFp8(attention=True).apply(fused, context(TENSORRT, calibration=tokens()))
     assert result.rewrites == 0
     assert any("before fuse.attention" in skip.reason for skip in result.skips)
+
+
+ODD = {
+    "two softmaxes over one product": (
+        "t = Transpose<perm=[0,2,1]>(k) s = MatMul(q, t) p = Softmax(s) n = Mul(s, quarter) o = Softmax(n)"
+        " a = MatMul(p, v) b = MatMul(o, v) y = Add(a, b)",
+        [(True, True)] * 3,
+    ),
+    "one softmax, two products": (
+        "t = Transpose<perm=[0,2,1]>(k) s = MatMul(q, t) p = Softmax(s) a = MatMul(p, v)"
+        " b = MatMul(p, k) y = Add(a, b)",
+        [(True, True)] * 3,
+    ),
+    "a layer's own softmax": (
+        "t = Transpose<perm=[1,0]>(w) s = MatMul(q, t) p = Softmax(s) y = MatMul(p, v)",
+        [(True, False), (False, False)],
+    ),
+    "read in a branch": (
+        "t = Transpose<perm=[0,2,1]>(k) s = MatMul(q, t) p = Softmax(s) c = Cast<to=9>(one)"
+        " y = If(c) <then_branch = g () => (float[2,6,16] u) { u = MatMul(p, v) },"
+        " else_branch = h () => (float[2,6,16] z) { z = Identity(q) }>",
+        [(False, False)],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("body", "expected"), ODD.values(), ids=ODD)
+def test_unusual_attention(body: str, expected: list[tuple[bool, ...]]) -> None:
+    model = with_weights(attention(body), w=(7, 16))
+    world = context(TENSORRT, calibration=tokens())
+    for _ in range(2):
+        QuantizeFp8(attention=True).apply(model, world)
+        assert pairs(model, "MatMul") == expected
 
 
 def test_attention_in_fp8_needs_a_target_that_takes_it_and_calibrated_activations() -> None:
