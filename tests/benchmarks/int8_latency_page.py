@@ -40,7 +40,8 @@ python -m tests.benchmarks.int8_latency --page
 
 The same models are timed on every processor, with weights in 8 bits. On one without VNNI plain ONNX Runtime sums
 their products in saturating 16 bits, fast and wrong, and that is the baseline; ours are timed as the product runs
-them, with exact products.
+them, with exact products. The file named *seven-bits* has ours with weights within ±64 instead, which need no other
+kernel, as `weight_bits: auto` makes them there.
 
 ## What decides it
 """
