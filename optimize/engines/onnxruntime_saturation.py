@@ -1,7 +1,7 @@
 """Products of 8 bits that a processor sums in saturating 16 bits, and how ONNX Runtime computes them exactly.
 
 x86 processors without VNNI multiply pairs of uint8 and int8 into int16 (vpmaddubsw), where 2 · 255 · 127 does not
-fit: on such a processor plain ONNX Runtime 1.32 is off by up to a third, without a word. With the session entry
+fit: on such a processor plain ONNX Runtime 1.32 is off by a third and more, without a word. With the session entry
 `session.x64quantprecision` it turns int8 weights beyond ±64 into uint8 there, from graph optimisation "extended"
 on. It leaves everything as it is on other processors.
 """
