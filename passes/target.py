@@ -16,8 +16,15 @@ class QuantizeRules(pydantic.BaseModel):
         ops: Operator types to quantize, per format: {"int8": ("MatMul", "Gemm", "Conv")}.
         block_sizes: Legal block sizes per format: {"int4": (32, 64, 128)}.
         asymmetric: Formats whose zero point may be non-zero.
-        residual_adds: Whether what is added to a quantized convolution's result is quantized too.
-        attention_matmuls: Whether the two products inside attention may be quantized (FP8).
+        residual_adds: Formats in which what is added to a quantized convolution's result is quantized too.
+        convolution_results: Formats whose convolutions need a quantized result to run in that format.
+        repeat_before: Operators that only move or choose values, per format: the pair behind one is repeated in
+            front of it, so that it joins or moves 8 bits.
+        attention_matmuls: Formats in which the two products inside attention may be quantized.
+        one_scale_in_16_bits: Operator types, per format, whose weights need one scale in all where they compute in
+            FP16 or BF16: with one per channel the engine keeps the unscaled sums in that type, and they overflow.
+        keep_first: Operator types, per format, that stay in floating point as the model's first layer.
+        keep_last: The same as the model's last layer.
         integer_ops: Whether the engine runs integer operators (MatMulInteger and kin) faster than Q/DQ.
         sources: Where each rule comes from, by rule name.
     """
@@ -27,8 +34,13 @@ class QuantizeRules(pydantic.BaseModel):
     ops: dict[str, tuple[str, ...]] = {}
     block_sizes: dict[str, tuple[int, ...]] = {}
     asymmetric: tuple[str, ...] = ()
-    residual_adds: bool = False
-    attention_matmuls: bool = False
+    residual_adds: tuple[str, ...] = ()
+    convolution_results: tuple[str, ...] = ()
+    repeat_before: dict[str, tuple[str, ...]] = {}
+    attention_matmuls: tuple[str, ...] = ()
+    one_scale_in_16_bits: dict[str, tuple[str, ...]] = {}
+    keep_first: dict[str, tuple[str, ...]] = {}
+    keep_last: dict[str, tuple[str, ...]] = {}
     integer_ops: bool = False
     sources: dict[str, str] = {}
 

@@ -14,6 +14,7 @@ import onnx_ir as ir
 from optimize.engines import (
     tensorrt_dense,
     tensorrt_device,
+    tensorrt_half_sums,
     tensorrt_layers,
     tensorrt_network,
     tensorrt_plugin_builtin,
@@ -69,6 +70,7 @@ def build(library: Library, options: TensorRTOptions, request: BuildRequest, pro
     model = tensorrt_network.read(request.model)
     tensorrt_network.check_supported(library, model)
     tensorrt_plugin_builtin.check_model(library, model, options.plugins)
+    notes.extend(tensorrt_half_sums.notes(library, model))
     inputs = tensorrt_network.specs(model.graph.inputs)
     profiles = tensorrt_network.profiles(inputs, request.ranges, options.profiles)
     messages = Messages()

@@ -28,6 +28,7 @@ class Flavour:
         has_int8_convolutions: Whether a convolution on INT8 data and weights builds.
         needs_device: Options that need a GPU while building, where the rest of building does not.
         parser_opens: What its ONNX parser opens by name before it adds a plugin's layer.
+        stores_unscaled_sums: Whether products of quantized numbers in FP16 can overflow before they are scaled.
         emulated: By compute capability, types of data and weights that it accepts and emulates, slower than FP16.
     """
 
@@ -42,6 +43,7 @@ class Flavour:
     needs_device: frozenset[str] = frozenset()
     has_int8_convolutions: bool = True
     parser_opens: str | None = None
+    stores_unscaled_sums: bool = False
     emulated: Mapping[str, frozenset[str]] = dataclasses.field(default_factory=dict)
 
 
@@ -72,6 +74,8 @@ FLAVOURS = (
         needs_device=frozenset({"refit", "strip_plan"}),
         # 1.6.1: "CHECK(dtype == myelinTypeFloat || Half || BF16 || FP8E4M3)", whatever the shapes.
         has_int8_convolutions=False,
+        # 1.6.1 on an H200: docs/gpu/2026-11-29-scales.json.
+        stores_unscaled_sums=True,
         # 1.6.1 on an H200: 2.0 and 5.9 times the time of FP16, docs/gpu/2026-11-28-eight-bits.json.
         emulated={"9.0": frozenset({"int8", "fp8"})},
     ),

@@ -1,4 +1,5 @@
-"""Reads a target from `optimize/targets/<name>.yaml`: a device's facts, then what its family's engines add."""
+"""Reads a target from `optimize/targets/<name>.yaml`: a device's facts, what its engine does anywhere
+(`engines/`), and what it does on the device's family (`families/`)."""
 
 from __future__ import annotations
 
@@ -57,8 +58,18 @@ def load(name: str, engine_kind: str) -> Target:
 
 
 def _engines(data: dict[str, Any]) -> dict[str, Any]:
-    """What each engine does on the device's family."""
-    return _read(f"families/{data['family']}")
+    """What each engine does: on every device, and on the device's family, which prevails."""
+    family = _read(f"families/{data['family']}")
+    return {
+        kind: _merged(_read(f"engines/{kind}") if (_FOLDER / f"engines/{kind}.yaml").exists() else {}, facts)
+        for kind, facts in family.items()
+    }
+
+
+def _merged(base: Any, over: Any) -> Any:
+    if not (isinstance(base, dict) and isinstance(over, dict)):
+        return over
+    return {key: _merged(base.get(key), over[key]) if key in over else base[key] for key in {**base, **over}}
 
 
 @functools.cache

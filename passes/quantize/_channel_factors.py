@@ -14,7 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from passes import numerics
 from passes.base import PassContext
+from passes.calibration import Method, collect
 from passes.qdq import Editor
 from passes.quantize._lazy import reading
 from passes.quantize._moments import input_moments
@@ -134,3 +136,29 @@ def matrix(weight: Weight) -> Float32:
         values = np.array(stored if weight.axis == 0 else stored.T, np.float32)
         del stored  # or the file stays mapped
     return values
+
+
+def smooth(
+    model: ir.Model, weights: Sequence[Weight], exponent: float, context: PassContext, grid: numerics.Format
+) -> None:
+    """Turn `model` into an equivalent one whose products' inputs have fewer outlier channels (SmoothQuant).
+
+    Args:
+        model: Changed.
+        weights: Of the products.
+        exponent: How much moves into the weights, 0 to 1.
+        context: Calibration data.
+        grid: What the inputs will be stored in.
+    """
+    groups = by_input(model, weights)
+    if not groups:
+        return
+    found = collect(
+        model, list(groups), context, Method("minmax"), grid, symmetric=True, channel_axes=dict.fromkeys(groups, -1)
+    )
+    factors = {}
+    for name, held in groups.items():
+        amax = found.of[name].channel_amax if name in found.of else None
+        if amax is not None:
+            factors[name] = smooth_factors([matrix(weight) for weight in held], amax, exponent)
+    apply_factors(model, groups, factors)

@@ -114,13 +114,16 @@ def quantize_float_blocks(
     return FloatBlocks(codes if narrow else codes.reshape(weight.shape), scales)
 
 
-def quantize_fp8_channels(weight: Array, channel_axis: int, scale_dtype: npt.DTypeLike) -> FloatBlocks:
+def quantize_fp8_channels(
+    weight: Array, channel_axis: int, scale_dtype: npt.DTypeLike, *, one_scale: bool = False
+) -> FloatBlocks:
     """Quantize `weight` to E4M3 with one scale per output channel.
 
     Args:
         weight: float32, float16 or bfloat16.
         channel_axis: Axis of the output channels, counted from the front.
         scale_dtype: Type that the scales are stored in.
+        one_scale: Give all channels the scale of the largest.
 
     Returns:
         Elements shaped like `weight`; scales `(channels,)`.
@@ -150,6 +153,8 @@ def quantize_fp8_channels(weight: Array, channel_axis: int, scale_dtype: npt.DTy
     amax = found.max(axis=0)
     if not np.isfinite(amax).all():
         raise ValueError("it holds NaN or infinity")
+    if one_scale:
+        amax[:] = amax.max(initial=0)
     scales = numerics.symmetric_scale(amax, numerics.FP8_E4M3, scale_dtype)
     step = scales.astype(np.float32)[None, :, None]
     codes = np.empty(source.shape, numerics.FP8_E4M3.dtype)

@@ -20,8 +20,12 @@ from passes.quantize._tiles import to_float32
 from passes.quantize._weights import Weight
 
 Array = npt.NDArray[Any]
-FloatFormat = Literal["fp8", "fp8_block", "mxfp8", "mxfp8_trt", "nvfp4", "mxfp4"]
-"""`mxfp8_trt` is MXFP8 for TensorRT's own operator, `mxfp8` the same numbers for standard ONNX."""
+FloatFormat = Literal["fp8", "fp8_tensor", "fp8_block", "mxfp8", "mxfp8_trt", "nvfp4", "mxfp4"]
+"""`fp8` has a scale per output channel, `fp8_tensor` one in all. `mxfp8_trt` is MXFP8 for TensorRT's own operator,
+`mxfp8` the same numbers for standard ONNX."""
+
+WHOLE = ("fp8", "fp8_tensor")
+"""Formats without blocks."""
 
 TRT_DOMAIN = "trt"
 
@@ -68,6 +72,8 @@ class FloatParts:
         if self._format == "fp8":
             channels = weight.shape[weight.channel_axis]
             kinds["scales"] = (weight.tensor.dtype, (channels,))
+        elif self._format == "fp8_tensor":
+            kinds["scales"] = (weight.tensor.dtype, ())
         elif self._format == "nvfp4":
             kinds["scales"] = (ir.DataType.FLOAT8E4M3FN, grid)
         elif self._format == "mxfp8_trt":
@@ -77,7 +83,7 @@ class FloatParts:
         held: dict[str, ir.TensorProtocol] = {
             part: parts.tensor(part, part, dtype, shape) for part, (dtype, shape) in kinds.items()
         }
-        if self._format == "fp8":
+        if self._format in WHOLE:
             held["zero_point"] = self._zeros()
         if self._format == "nvfp4":
             # Apart from the others: savers write a scalar long after the weight, which is not kept that long.
@@ -91,20 +97,21 @@ class FloatParts:
         made = self._compute()
         if self._format == "nvfp4":
             return made | {"global_scale": self._global()}
-        return made | {"zero_point": self._zeros()} if self._format == "fp8" else made
+        return made | {"zero_point": self._zeros()} if self._format in WHOLE else made
 
     def _zeros(self) -> ir.TensorProtocol:
-        """One explicit FP8 zero per channel."""
-        channels = self._weight.shape[self._weight.channel_axis]
-        return ir.Tensor(np.zeros(channels, numerics.FP8_E4M3.dtype))
+        """One explicit FP8 zero per scale."""
+        shape = () if self._format == "fp8_tensor" else (self._weight.shape[self._weight.channel_axis],)
+        return ir.Tensor(np.zeros(shape, numerics.FP8_E4M3.dtype))
 
     def nodes(self, held: Mapping[str, ir.Value]) -> list[ir.Node]:
         """The nodes that turn the parts back into a weight; the last one's output is the weight."""
         weight = self._weight
         blocks: dict[str, int] = {"axis": weight.axis, "block_size": self._block}
-        if self._format == "fp8":
+        if self._format in WHOLE:
             inputs = [held["codes"], held["scales"], held["zero_point"]]
-            return [ir.node("DequantizeLinear", inputs, {"axis": weight.channel_axis})]
+            per_channel = {} if self._format == "fp8_tensor" else {"axis": weight.channel_axis}
+            return [ir.node("DequantizeLinear", inputs, per_channel)]
         if self._format == "mxfp8_trt":
             blocks["output_dtype"] = int(weight.tensor.dtype)
             inputs = [held["codes"], held["scales"]]
@@ -146,13 +153,14 @@ class FloatParts:
             first = weight.axis == 0
             better = corrected(to_float32(stored if first else stored.T), self._moments)
             stored = (better if first else better.T).astype(kind)
-        if self._format == "fp8":
-            made = _float_blocks.quantize_fp8_channels(stored, weight.channel_axis, kind)
+        if self._format in WHOLE:
+            one = self._format == "fp8_tensor"
+            made = _float_blocks.quantize_fp8_channels(stored, weight.channel_axis, kind, one_scale=one)
             if self._moments is not None:
                 by_channel = made.scales.astype(np.float32)[None, :]
                 codes = self._rounded(stored, by_channel, weight.summed, numerics.FP8_E4M3)
                 made = dataclasses.replace(made, codes=codes)
-            return {"codes": ir.Tensor(made.codes), "scales": ir.Tensor(made.scales)}
+            return {"codes": ir.Tensor(made.codes), "scales": ir.Tensor(made.scales[0] if one else made.scales)}
         four = self._format in ("nvfp4", "mxfp4")
         grid = numerics.FP4_E2M1 if four else numerics.FP8_E4M3
         global_scale = np.float32(1)

@@ -6,6 +6,7 @@ Weights that several layers share are quantized once; smoothing or rounding by o
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from passes.quantize import _integer_ops, _placing, _rounding
 from passes.quantize._channel_weights import ChannelWeight, to_int8
 from passes.quantize._inputs import Inputs, inputs_of
 from passes.quantize._learned import Learned, Lessons
+from passes.quantize._results import has_pair
 from passes.quantize._slots import Slot
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -37,6 +39,7 @@ class Choices:
         clip: Search the weights' clipping.
         by_output: Round weights for the least output error.
         correct_bias: Add the mean loss to the bias.
+        one_scale_in_16_bits: Operator types that take their channels' factors behind them in FP16 and BF16.
     """
 
     grid: Format
@@ -46,6 +49,7 @@ class Choices:
     clip: bool
     by_output: bool
     correct_bias: bool
+    one_scale_in_16_bits: Sequence[str] = ()
 
 
 class LayerWork:
@@ -92,6 +96,16 @@ class LayerWork:
         if found is None:
             return f"its input '{slot.name}' {self.lessons.unusable[slot.name]}"
         _placing.place_activation(self.editor, slot, found, self.computes_in[slot.beside])
+        return None
+
+    def quantize_result(self, convolution: ir.Node, value: ir.Value) -> str | None:
+        """Put a pair behind a convolution's result unless one is there, or say why not."""
+        if has_pair(value):
+            return None
+        found = self.lessons.besides.get(str(value.name))
+        if found is None:
+            return f"its result '{value.name}' {self.lessons.unusable[str(value.name)]}: it runs in floating point"
+        _placing.place_result(self.editor, value, found, self.computes_in[convolution])
         return None
 
     def _activation(self, layer: Layer) -> Learned | str | None:
@@ -147,7 +161,8 @@ class LayerWork:
         assert source is not None
         if bias is not None:
             _placing.replace_bias(self.editor, layer, bias)
-        _placing.place(self.editor, layer, weight, source.quantizer, divisor)
+        apart = layer.node.op_type in self.choices.one_scale_in_16_bits and layer.weight.dtype != ir.DataType.FLOAT
+        _placing.place(self.editor, layer, weight, source.quantizer, divisor, factors_behind=apart)
 
 
 def _divided(layer: Layer, divisor: Array | None) -> Array:

@@ -19,6 +19,7 @@ import onnx_ir as ir
 from passes.layers import Layer
 from passes.qdq import Editor, fake_quantize, insert_after_source, stored_weight
 from passes.quantize._channel_weights import ChannelWeight
+from passes.quantize._results import quantize_result
 from passes.quantize._slots import Slot, slot
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -101,21 +102,83 @@ def place_activation(editor: Editor, where: Slot, activation: Activation, kind: 
     """
     source, graph = where.value, where.node.graph
     assert isinstance(graph, ir.Graph)
-    stored_type = np.int8 if activation.signed else np.uint8
-    scale = editor.constant(f"{source.name}_scale", np.asarray(activation.scale, kind.numpy()))
-    zero = editor.constant(f"{source.name}_zero_point", np.asarray(activation.zero_point, stored_type))
+    scale, zero = _constants(editor, source, activation, kind)
     where.node.replace_input_with(where.index, fake_quantize(editor, source, graph, scale, zero, None))
 
 
+def place_result(editor: Editor, result: ir.Value, activation: Activation, kind: ir.DataType) -> None:
+    """Put Q/DQ behind what a node gives, for all that reads it.
+
+    Args:
+        editor: Names and sharing.
+        result: The node's result.
+        activation: Its quantizer.
+        kind: What the node computes in.
+    """
+    quantize_result(editor, result, *_constants(editor, result, activation, kind))
+
+
+def _factors_behind(editor: Editor, layer: Layer, weight: ChannelWeight) -> Array:
+    """Multiply a layer's product by each channel's part of the largest scale, which is returned, shape ()."""
+    node, graph, old = layer.node, layer.graph, layer.node.outputs[0]
+    scales = weight.scale
+    if weight.zero_channels:  # whose scale is 1 and means nothing
+        filled = np.any(weight.quantized.numpy(), axis=1 - weight.axis)
+        scales = np.where(filled, scales, scales[filled].max())
+    largest = np.asarray(scales.max(), np.float32)
+    factors = editor.constant(f"{layer.weight.name}_factors", (scales / largest).astype(layer.weight.dtype.numpy()))
+    behind = [editor.node("Mul", [old, factors], [f"{old.name}_scaled"], like=node)]
+    if len(node.inputs) > 2 and node.inputs[2] is not None:  # a Gemm's bias comes after the factors
+        bias = node.inputs[2]
+        node.resize_inputs(2)
+        behind.append(editor.node("Add", [behind[0].outputs[0], bias], [f"{old.name}_biased"], like=node))
+    graph.insert_after(node, behind)
+    new = behind[-1].outputs[0]
+    for made in behind:
+        made.outputs[0].type, made.outputs[0].shape = old.type, old.shape
+    old.replace_all_uses_with(new, replace_graph_outputs=old.is_graph_output())
+    behind[0].replace_input_with(0, old)
+    name, old.name = old.name, new.name  # what others know the layer's result by
+    new.name = name
+    return largest
+
+
+def _constants(
+    editor: Editor, value: ir.Value, activation: Activation, kind: ir.DataType
+) -> tuple[ir.Value, ir.Value]:
+    """(scale, zero point) of the value's quantizer."""
+    stored_type = np.int8 if activation.signed else np.uint8
+    scale = editor.constant(f"{value.name}_scale", np.asarray(activation.scale, kind.numpy()))
+    return scale, editor.constant(f"{value.name}_zero_point", np.asarray(activation.zero_point, stored_type))
+
+
 def place(
-    editor: Editor, layer: Layer, weight: ChannelWeight, activation: Activation, divisor: Array | None
+    editor: Editor,
+    layer: Layer,
+    weight: ChannelWeight,
+    activation: Activation,
+    divisor: Array | None,
+    *,
+    factors_behind: bool = False,
 ) -> None:
-    """Put Q/DQ around a layer's activation and store its weight as int8."""
+    """Put Q/DQ around a layer's activation and store its weight as int8.
+
+    Args:
+        editor: Names and sharing.
+        layer: The layer.
+        weight: Its quantized weight.
+        activation: Its activation's quantizer.
+        divisor: (in,) factors that the activation is divided by first, or None.
+        factors_behind: Give the weight its largest scale alone and multiply the result by the others' part of it:
+            the same numbers, with sums that are scaled before they are stored.
+    """
     kind = layer.weight.dtype.numpy()
     layer.node.replace_input_with(0, smoothed(editor, layer, divisor))
     place_activation(editor, slot(layer.node, 0), activation, layer.weight.dtype)
     stem = layer.weight.name or layer.node.name or "weight"
-    weight_scale = editor.constant(f"{stem}_scale", weight.scale.astype(kind))
+    scale = _factors_behind(editor, layer, weight) if factors_behind else weight.scale
+    axis = None if factors_behind else weight.axis
+    weight_scale = editor.constant(f"{stem}_scale", scale.astype(kind))
     shared = (
         "qdq weight",
         layer.weight.key,
@@ -124,7 +187,7 @@ def place(
     )
     stored = editor.shared(shared, lambda: editor.tensor(f"{stem}_int8", weight.quantized))
     layer.node.replace_input_with(
-        1, stored_weight(editor, stem, stored, weight_scale, None, weight.axis, before=layer.node)
+        1, stored_weight(editor, stem, stored, weight_scale, None, axis, before=layer.node)
     )
     if layer.transposed:
         layer.node.attributes["transB"] = ir.AttrInt64("transB", 0)

@@ -27,13 +27,17 @@ from passes.base import Pass, PassContext, PassResult, Pattern, Skip
 from passes.calibration import Method, MethodName, collect
 from passes.opset import lift
 from passes.qdq import Editor, fake_quantize
-from passes.quantize._channel_factors import apply_factors, by_input, matrix, smooth_factors
+from passes.quantize._channel_factors import smooth
+from passes.quantize._edges import Choice, at_edges
 from passes.quantize._float_parts import FloatFormat, FloatParts
 from passes.quantize._graph import insert_weight_nodes
 from passes.quantize._moments import Array, Moments, calibrated
+from passes.quantize._results import repeat_before
 from passes.quantize._slots import Slot, attention_inputs, patterns, skip_connections, slot
 from passes.quantize._weights import Use, Weight, find_weights
 from passes.target import Target
+
+OPS = ("MatMul", "Gemm", "Conv")
 
 Quantized = tuple[Weight, Mapping[str, ir.TensorProtocol], FloatParts]
 
@@ -44,10 +48,10 @@ class QuantizeFp8(Pass):
     Weights stay lazy: each is read, quantized and written when the model is saved, one at a time.
     """
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
-    ops: tuple[Literal["MatMul", "Gemm", "Conv"], ...] = pydantic.Field(
-        ("MatMul", "Gemm", "Conv"), description="Operator types that are quantized."
+    ops: tuple[Literal["MatMul", "Gemm", "Conv"], ...] | None = pydantic.Field(
+        None, description="Operator types to quantize; unset: what the target runs faster in FP8."
     )
     skip: tuple[str, ...] = pydantic.Field(
         (), description="Nodes to leave alone: shell patterns of node names, modules or operator types."
@@ -60,6 +64,12 @@ class QuantizeFp8(Pass):
         description="Quantize the inputs of both products inside attention too, where attention is written as "
         "MatMul, Softmax and MatMul: before `fuse.attention`.",
     )
+    first_layer: Choice = pydantic.Field(
+        "auto",
+        description="The layer that reads the model's input (an image's): quantize it, keep it in floating point, "
+        "or what the target's rules say.",
+    )
+    last_layer: Choice = pydantic.Field("auto", description="The same for a layer with no other behind it.")
     calibration: MethodName = pydantic.Field(
         "minmax", description="How an input's range is chosen from the calibration data."
     )
@@ -82,6 +92,11 @@ class QuantizeFp8(Pass):
     )
     block_size: Literal[0, 32, 64, 128] = pydantic.Field(
         0, description="Elements along K that share a scale (weights only); 0 is one scale per output channel."
+    )
+    weight_scales: Literal["auto", "channel", "tensor"] = pydantic.Field(
+        "auto",
+        description="One scale per output channel of a weight, or one per weight (without blocks). auto: channel, "
+        "but tensor where the target's rules say so (products in FP16 and BF16 in TensorRT).",
     )
     scales: Literal["float", "power_of_two"] = pydantic.Field(
         "float", description="`power_of_two` with block_size 32 is the MXFP8 format."
@@ -106,7 +121,7 @@ class QuantizeFp8(Pass):
         if "fp8" not in target.precisions + target.emulated and target.dialect != "onnxruntime":
             others = [name for name in ("int8", "int4", "fp16") if name in target.precisions]
             return f"FP8 needs Ada, Hopper or newer; this target is {target.title}: use {' or '.join(others)}."
-        if self.attention and target.dialect == "tensorrt" and not target.quantize.attention_matmuls:
+        if self.attention and target.dialect == "tensorrt" and "fp8" not in target.quantize.attention_matmuls:
             return f"{target.title} does not take attention's products in FP8: leave out `attention`."
         legal = target.quantize.block_sizes.get("fp8")
         if self.block_size and legal and self.block_size not in legal:
@@ -115,13 +130,15 @@ class QuantizeFp8(Pass):
 
     def apply(self, model: ir.Model, context: PassContext) -> PassResult:
         """Replace every weight that can be quantized; the rest is listed with its reason."""
-        weights, skips = find_weights(model, self.ops, self.skip)
+        weights, skips = find_weights(model, self.ops or OPS, self.skip)
+        left = self._left_by_rules(model, weights, context.target)
         if self.smooth is not None and weights:
-            self._smooth(model, weights, self.smooth, context)
-            weights, skips = find_weights(model, self.ops, self.skip)
+            gaining = [weight for weight in weights if not _among(weight, left)]
+            smooth(model, gaining, self.smooth, context, numerics.FP8_E4M3)
+            weights, skips = find_weights(model, self.ops or OPS, self.skip)
         kept: list[Weight] = []
         for weight in weights:
-            reason = self._reason_against(weight)
+            reason = self._reason_against(weight) or _among(weight, left)
             if reason is None:
                 kept.append(weight)
             else:
@@ -141,16 +158,11 @@ class QuantizeFp8(Pass):
             return PassResult(patterns=(Pattern("fp8", 0), *patterns(slots)), skips=tuple(skips), notes=notes)
 
         lift(model, 21 if self.block_size else 19, "FP8")
-        layout: FloatFormat = "fp8"
-        if self.block_size:
-            layout = "fp8_block"
-            if self.scales == "power_of_two":
-                layout = "mxfp8_trt" if context.target.dialect == "tensorrt" else "mxfp8"
         editor = Editor(model)
         changed: list[str] = []
         ready: list[Quantized] = []
         before = after = 0
-        for done, (weight, tensors, parts) in enumerate(self._quantized(model, kept, layout, context)):
+        for done, (weight, tensors, parts) in enumerate(self._quantized(model, kept, context)):
             before += weight.tensor.nbytes
             after += sum(tensor.nbytes for tensor in tensors.values())
             changed += [use.name for use in weight.uses]
@@ -165,6 +177,8 @@ class QuantizeFp8(Pass):
         for each in slots:
             dtype = each.value.dtype if each.beside is None else known[each.beside]
             _quantize_input(editor, each, dtype or ir.DataType.FLOAT, amax)
+        if self.activations == "static":
+            repeat_before(editor, model.graph, context.target.quantize.repeat_before.get("fp8", ()))
         return PassResult(
             patterns=(Pattern("fp8", len(changed)), *patterns(slots)),
             skips=tuple(skips),
@@ -173,22 +187,28 @@ class QuantizeFp8(Pass):
             notes=notes,
         )
 
-    def _smooth(self, model: ir.Model, weights: Sequence[Weight], exponent: float, context: PassContext) -> None:
-        """An equivalent model whose inputs have fewer outlier channels."""
-        groups = by_input(model, weights)
-        if not groups:
-            return
-        method = Method("minmax")
-        found = collect(
-            model, list(groups), context, method, numerics.FP8_E4M3, symmetric=True,
-            channel_axes=dict.fromkeys(groups, -1),
-        )  # fmt: skip
-        factors = {}
-        for name, held in groups.items():
-            amax = found.of[name].channel_amax if name in found.of else None
-            if amax is not None:
-                factors[name] = smooth_factors([matrix(weight) for weight in held], amax, exponent)
-        apply_factors(model, groups, factors)
+    def _layout(self, weight: Weight, target: Target) -> FloatFormat:
+        if self.block_size and self.scales == "power_of_two":
+            return "mxfp8_trt" if target.dialect == "tensorrt" else "mxfp8"
+        if self.block_size:
+            return "fp8_block"
+        one = self.weight_scales == "tensor"
+        if self.weight_scales == "auto" and self.activations == "static":
+            ops = target.quantize.one_scale_in_16_bits.get("fp8", ())
+            one = weight.tensor.dtype != ir.DataType.FLOAT and weight.uses[0].node.op_type in ops
+        return "fp8_tensor" if one else "fp8"
+
+    def _left_by_rules(self, model: ir.Model, weights: Sequence[Weight], target: Target) -> Mapping[ir.Node, str]:
+        """The layers that stay in floating point for what or where they are, with the reason."""
+        nodes = [use.node for weight in weights for use in weight.uses]
+        static = self.activations == "static"
+        form = "fp8" if static else "fp8 weights"  # no rule is about weights alone
+        left = dict(at_edges(model, nodes, target, form, first=self.first_layer, last=self.last_layer))
+        gaining = target.quantize.ops.get("fp8", OPS) if static and self.ops is None else OPS
+        for node in nodes:
+            if node.op_type not in gaining:
+                left[node] = f"{node.op_type} gains nothing in FP8 on this target; `ops` with it quantizes it too"
+        return left
 
     def _reason_against(self, weight: Weight) -> str | None:
         if 0 in weight.shape:
@@ -204,18 +224,17 @@ class QuantizeFp8(Pass):
             return f"its weight sums over K = {weight.summed}, not a multiple of block_size {self.block_size}"
         return None
 
-    def _quantized(
-        self, model: ir.Model, kept: Sequence[Weight], layout: FloatFormat, context: PassContext
-    ) -> Iterator[Quantized]:
+    def _quantized(self, model: ir.Model, kept: Sequence[Weight], context: PassContext) -> Iterator[Quantized]:
         """Each weight with its parts: lazy, or made while its input's moments are at hand."""
         size = self.block_size or 32
         if self.rounding == "nearest":
             for weight in kept:
-                parts = FloatParts(weight, layout, block_size=size)
+                parts = FloatParts(weight, self._layout(weight, context.target), block_size=size)
                 yield weight, parts.tensors(), parts
             return
 
         def make(weight: Weight, moments: Moments | None) -> tuple[Quantized, Array | None]:
+            layout = self._layout(weight, context.target)
             parts = FloatParts(weight, layout, block_size=size, moments=moments)
             tensors = parts.tensors() if moments is None else parts.evaluated()
             return (weight, tensors, parts), parts.restored
@@ -228,7 +247,7 @@ class QuantizeFp8(Pass):
         if self.activations == "none":
             return [], []
         nodes = [use.node for weight in weights for use in weight.uses if use.node.graph is model.graph]
-        slots = skip_connections(nodes, self.skip) if target.quantize.residual_adds else []
+        slots = skip_connections(nodes, self.skip) if "fp8" in target.quantize.residual_adds else []
         more, skips = attention_inputs(model, self.skip) if self.attention else ([], [])
         return [*slots, *more], skips
 
@@ -253,6 +272,11 @@ class QuantizeFp8(Pass):
         skips += [each.skip(f"its input '{each.name}' {found.unusable[each.name]}") for each in dead]
         usable = [each for each in slots if each.name in found.of]
         return kept, usable, {name: found.of[name].amax for name in found.of}, skips, found.notes
+
+
+def _among(weight: Weight, left: Mapping[ir.Node, str]) -> str | None:
+    """The reason why one of a weight's layers stays, and with it the weight."""
+    return next((left[use.node] for use in weight.uses if use.node in left), None)
 
 
 def _input_name(use: Use) -> str:

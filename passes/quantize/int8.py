@@ -5,8 +5,10 @@ After, ONNX Runtime:  q, s, z = DynamicQuantizeLinear(x);  y = MatMulIntegerToFl
        calibrated:    q = QuantizeLinear(x, s, z);         y = MatMulIntegerToFloat(q, w_int8, s, w_scale, z, , b)
 After, TensorRT:      y = MatMul(DequantizeLinear(QuantizeLinear(x, s)), DequantizeLinear(w_int8, w_scale)) + b
 
-Convolutions are always calibrated and written as Q/DQ, which ONNX Runtime turns into integer convolutions. Where
-the target says so (`residual_adds`), what is added to a convolution's result goes through such a pair too.
+Convolutions are always calibrated and written as Q/DQ, which ONNX Runtime turns into integer convolutions. The
+target's rules say where else such pairs stand: on what is added to a convolution's result (`residual_adds`), behind
+a convolution (`convolution_results`), in front of Concat and other operators that move values (`repeat_before`),
+and whether the first and last layer stay as they are (`keep_first`, `keep_last`).
 
 Leaves alone, each named with its reason: weights that are not stored constants or not of rank 2, layers in local
 functions, weights that are all zero or not finite, activations that calibration found dead or not finite, what
@@ -28,8 +30,10 @@ from passes.layers import Layer
 from passes.qdq import Editor, drop_unused_constants
 from passes.quantize import _integer_ops
 from passes.quantize._channel_weights import SEVEN_BITS
+from passes.quantize._edges import Choice, at_edges
 from passes.quantize._int8_layers import MATRICES, Choices, LayerWork
 from passes.quantize._learned import Lessons, learn
+from passes.quantize._results import repeat_before, result_of
 from passes.quantize._slots import Slot, skip_connections
 from passes.target import Target
 
@@ -37,7 +41,7 @@ from passes.target import Target
 class QuantizeInt8(Pass):
     """Quantize weighted layers to INT8."""
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     activations: Literal["dynamic", "static"] = pydantic.Field(
         default="dynamic",
@@ -51,6 +55,12 @@ class QuantizeInt8(Pass):
         default=(),
         description="Layers to leave in floating point: shell-style patterns of modules, nodes or operators.",
     )
+    first_layer: Choice = pydantic.Field(
+        default="auto",
+        description="The layer that reads the model's input (an image's): quantize it, keep it in floating point, "
+        "or what the target's rules say.",
+    )
+    last_layer: Choice = pydantic.Field(default="auto", description="The same for a layer with no other behind it.")
     calibration: MethodName = pydantic.Field(
         default="minmax",
         description="How a static range is chosen: minmax, moving_average, percentile, entropy (KL) or mse.",
@@ -110,14 +120,20 @@ class QuantizeInt8(Pass):
         wanted = self.ops or context.target.quantize.ops.get("int8", ("MatMul", "Gemm", "Conv"))
         found, skips = weighted.find(model, wanted)
         candidates: list[Layer] = []
+        at_edge = at_edges(
+            model, [layer.node for layer in found], context.target, "int8",
+            first=self.first_layer, last=self.last_layer,
+        )  # fmt: skip
         for layer in found:
-            reason = self._refusal(layer, model, context)
+            reason = self._refusal(layer, model, context) or at_edge.get(layer.node)
             if reason is None:
                 candidates.append(layer)
             else:
                 skips.append(weighted.skip(layer.node, reason))
         slots = self._slots(model, candidates, context.target)
-        lessons = self._lessons(model, candidates, slots, context)
+        results = self._results(model, candidates, context.target)
+        besides = [*(slot.name for slot in slots), *(str(value.name) for value in results.values())]
+        lessons = self._lessons(model, candidates, besides, context)
         choices = Choices(
             grid=self._grid(context.target),
             integer=context.target.quantize.integer_ops,
@@ -126,6 +142,7 @@ class QuantizeInt8(Pass):
             clip=self.weight_clip,
             by_output=self.rounding == "output",
             correct_bias=self.bias_correction,
+            one_scale_in_16_bits=context.target.quantize.one_scale_in_16_bits.get("int8", ()),
         )
         work = LayerWork(choices, Editor(model), lessons)
         for done, layer in enumerate(candidates):
@@ -136,9 +153,21 @@ class QuantizeInt8(Pass):
         refused = {slot: work.quantize_slot(slot) for slot in slots}
         skips += [slot.skip(reason) for slot, reason in refused.items() if reason is not None]
         added = sum(reason is None for reason in refused.values())
+        moved = 0
+        if work.computes_in and self.activations == "static":
+            rule = context.target.quantize.repeat_before.get("int8", ())
+            moved = repeat_before(work.editor, model.graph, rule)
+        for node, value in results.items():
+            reason = work.quantize_result(node, value) if node in work.computes_in else None
+            if reason is not None:
+                skips.append(weighted.skip(node, reason))
         drop_unused_constants(work.spent)
         return PassResult(
-            patterns=(Pattern("layer", len(work.changed)), Pattern("skip connection", added)),
+            patterns=(
+                Pattern("layer", len(work.changed)),
+                Pattern("skip connection", added),
+                Pattern("moved in 8 bits", moved),
+            ),
             skips=tuple(dict.fromkeys(skips)),
             changed=tuple(work.changed),
             figures={"weight bytes before": work.bytes_before, "weight bytes after": work.bytes_after},
@@ -167,11 +196,18 @@ class QuantizeInt8(Pass):
 
     def _slots(self, model: ir.Model, layers: list[Layer], target: Target) -> list[Slot]:
         """What is quantized besides the inputs of layers."""
-        if self.activations == "dynamic" or not target.quantize.residual_adds:
+        if self.activations == "dynamic" or "int8" not in target.quantize.residual_adds:
             return []
         return skip_connections((layer.node for layer in layers if layer.graph is model.graph), self.skip)
 
-    def _lessons(self, model: ir.Model, layers: list[Layer], slots: list[Slot], context: PassContext) -> Lessons:
+    def _results(self, model: ir.Model, layers: list[Layer], target: Target) -> dict[ir.Node, ir.Value]:
+        """The convolutions' results that are quantized too."""
+        if self.activations == "dynamic" or "int8" not in target.quantize.convolution_results:
+            return {}
+        nodes = [layer.node for layer in layers if layer.graph is model.graph]
+        return {node: result_of(node) for node in nodes if node.op_type == "Conv"}
+
+    def _lessons(self, model: ir.Model, layers: list[Layer], besides: list[str], context: PassContext) -> Lessons:
         if not layers or not self.requires_calibration():
             return Lessons({}, {}, ())
         return learn(
@@ -182,5 +218,5 @@ class QuantizeInt8(Pass):
             symmetric="int8" not in context.target.quantize.asymmetric,
             alpha=self.smooth,
             rows=self.rows if self.rounding == "output" or self.bias_correction else 0,
-            besides=[slot.name for slot in slots],
+            besides=besides,
         )

@@ -5,7 +5,7 @@
 With --add a run's figures are first put there, named by date and cases, without that machine's paths. A file of the
 8-bit kernels' trial (`…-int8-plugin.json`, chosen kernels and whole chains) has a table of its own; a sweep
 (`…-dense-sweep.json`, by `tests/benchmarks/gpu/dense_sweep.py`) has none, nor have products in 8 bits
-(`…-eight-bits.json`, by `eight_bits.py` beside it).
+(`…-eight-bits.json`, by `eight_bits.py` beside it) and scales (`…-scales.json`, by `scales.py` there).
 """
 
 from __future__ import annotations
@@ -85,7 +85,8 @@ def page() -> str:
 
 def runs() -> list[Path]:
     """The benchmark's files."""
-    others = {*trials(), *FIGURES.glob("*-dense-sweep.json"), *FIGURES.glob("*-eight-bits.json")}
+    kinds = ("dense-sweep", "eight-bits", "scales")
+    others = {*trials(), *(path for kind in kinds for path in FIGURES.glob(f"*-{kind}.json"))}
     return [path for path in sorted(FIGURES.glob("*.json"), key=lambda path: path.stem) if path not in others]
 
 

@@ -12,7 +12,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 
-from optimize.targets.loading import cpu_instructions
+from optimize.targets.loading import cpu_instructions, load
 from passes.base import Arrays, PassContext
 from passes.target import QuantizeRules, Target
 
@@ -70,7 +70,7 @@ CPU = Target(
     opset=24,
     precisions=("fp32", "int8"),
     attention=("fp32",),
-    quantize=QuantizeRules(asymmetric=("int8",), integer_ops=True),
+    quantize=load("cpu", "onnxruntime").quantize,
     instructions=cpu_instructions(),
 )
 """A target for tests of passes: ONNX Runtime on this machine's CPU. INT8 weights have seven bits where its kernels
@@ -84,7 +84,7 @@ TENSORRT = Target(
     opset=24,
     precisions=("fp32", "fp16", "bf16", "fp8", "int8"),
     attention=("fp16", "bf16"),
-    quantize=QuantizeRules(residual_adds=True, attention_matmuls=True),
+    quantize=QuantizeRules(residual_adds=("int8", "fp8"), attention_matmuls=("fp8",)),
 )
 """A target for tests of passes: TensorRT, with fused attention in 16-bit floating point only."""
 

@@ -18,9 +18,22 @@ def test_every_fact_has_its_source(name: str, engine: str) -> None:
         facts |= {"compute_capability", "memory_bytes", "bandwidth_bytes_per_s", "peak_ops_per_s"}
     assert facts <= set(target.sources), facts - set(target.sources)
     rules = target.quantize
-    flags = ("residual_adds", "attention_matmuls", "integer_ops", "asymmetric")
+    placed = {
+        "residual_adds", "convolution_results", "repeat_before", "one_scale_in_16_bits", "keep_first", "keep_last",
+    }  # fmt: skip
+    flags = ("attention_matmuls", "integer_ops", "asymmetric", *placed)
     named = {"ops", "block_sizes", *(flag for flag in flags if getattr(rules, flag))}
+    if engine == "tensorrt" or target.device == "cpu":
+        named |= placed  # that there is no such rule has a source too
     assert named <= set(rules.sources)
+
+
+def test_what_an_engine_does_everywhere_yields_to_what_it_does_on_a_family() -> None:
+    hopper, ada = (loading.load(name, "tensorrt").quantize for name in ("h200", "l40s"))
+    assert hopper.residual_adds == ada.residual_adds == ("int8", "fp8")
+    assert hopper.sources["ops"] == ada.sources["ops"]
+    merged = loading._merged({"a": {"b": 1, "c": 2}, "d": [3]}, {"a": {"c": 4}, "d": [5], "e": 6})
+    assert merged == {"a": {"b": 1, "c": 4}, "d": [5], "e": 6}
 
 
 @pytest.mark.parametrize(("name", "engine"), PAIRS)

@@ -16,9 +16,10 @@ from passes import numerics
 from passes.base import Pass
 from passes.quantize.fp8 import QuantizeFp8
 from passes.quantize.int8 import QuantizeInt8
+from passes.target import QuantizeRules
 from tests.support.calibration import Batches, normal
 from tests.support.graphs import graph
-from tests.support.runner import CPU, TENSORRT, context, run
+from tests.support.runner import TENSORRT, context, run
 
 RNG = np.random.default_rng(4)
 SHAPE = (4, 16, 6, 6)
@@ -196,7 +197,8 @@ def test_a_pair_in_half_precision_has_scales_of_the_convolutions_type(name: str)
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_target_without_the_rule_gets_no_pair_there(name: str) -> None:
     model = network()
-    FORMATS[name]().apply(model, context(CPU, calibration=IMAGES))
+    bare = TENSORRT.model_copy(update={"quantize": QuantizeRules()})
+    FORMATS[name]().apply(model, context(bare, calibration=IMAGES))
     assert pairs(model, "Add") == [(False, False)]
 
 
@@ -269,7 +271,7 @@ def test_attention_in_fp8_needs_a_target_that_takes_it_and_calibrated_activation
     quantize = QuantizeFp8(attention=True)
     assert quantize.check(loading.load("h200", "tensorrt")) is None
     without = TENSORRT.model_copy(
-        update={"quantize": TENSORRT.quantize.model_copy(update={"attention_matmuls": False})}
+        update={"quantize": TENSORRT.quantize.model_copy(update={"attention_matmuls": ()})}
     )
     assert "leave out `attention`" in str(quantize.check(without))
     with pytest.raises(pydantic.ValidationError, match="activations: static"):

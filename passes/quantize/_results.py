@@ -1,0 +1,126 @@
+"""Pairs behind convolutions and in front of operators that only move values, where the target's rules ask for them.
+
+ONNX Runtime's CPU runs a convolution in integers only between a DequantizeLinear and a QuantizeLinear
+(`QLinearConv`); without one behind, it converts the input back and multiplies in floating point. So the result of
+each goes through a pair, behind its Relu or Clip, and everything that reads it reads the pair.
+
+Before: `c = Concat(Relu(Conv(x, w)), r)`, `y = Conv(Pair(c), v)`
+After: `c = Concat(Pair(Relu(Conv(x, w))), Pair(r))`, with the scale of the pair behind: the same numbers
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import onnx_ir as ir
+
+from passes import matching as m
+from passes.qdq import Editor, fake_quantize
+
+MOVES = frozenset({
+    "Concat", "DepthToSpace", "Flatten", "MaxPool", "Reshape", "Resize", "Slice", "SpaceToDepth", "Squeeze",
+    "Transpose", "Unsqueeze",
+})  # fmt: skip
+"""Operators that commute with a quantizer of one scale: each result is one of the inputs, unchanged."""
+
+
+def result_of(convolution: ir.Node) -> ir.Value:
+    """What is quantized of a convolution's result: behind the Relu or Clip that alone reads it."""
+    value = convolution.outputs[0]
+    reader = m.only_user(value)
+    if reader is not None and reader.op_type in ("Relu", "Clip") and reader.graph is convolution.graph:
+        return reader.outputs[0]
+    return value
+
+
+def repeat_before(editor: Editor, graph: ir.Graph, op_types: Iterable[str]) -> int:
+    """Repeat each pair behind an operator that moves values in front of it, from operator to operator.
+
+    Only where nothing but the pair reads the operator's result, and the pair has one scale. What comes from a Relu
+    is left to the pair of its own range where this one's is wider (`QLinearConcat` takes a scale an input).
+
+    Args:
+        editor: Names and sharing.
+        graph: Where to look for pairs.
+        op_types: Operators to do it for; others than `MOVES` would change the numbers and are left alone.
+
+    Returns:
+        The number of operators that now read pairs.
+    """
+    wanted = MOVES.intersection(op_types)
+    queue = [node for node in graph if node.op_type == "QuantizeLinear"]
+    done: set[ir.Node] = set()
+    while queue:
+        quantize = queue.pop()
+        behind, scale, zero = quantize.inputs[0], quantize.inputs[1], quantize.inputs[2:3]
+        mover = m.made_by(behind, *wanted) if wanted else None
+        if mover is None or behind is None or m.only_user(behind) is not quantize or not _moves(mover, graph):
+            continue
+        if scale is None or not zero or zero[0] is None or m.rank(scale) != 0:
+            continue
+        for index in range(len(mover.inputs) if mover.op_type == "Concat" else 1):
+            value = mover.inputs[index]
+            if value is None or _is_pair(value, scale, zero[0]) or _is_clipped_elsewhere(value, zero[0]):
+                continue
+            pair = fake_quantize(editor, value, graph, scale, zero[0], None)
+            mover.replace_input_with(index, pair)
+            done.add(mover)
+            queue += [node for node in m.users(value) if node.op_type == "QuantizeLinear"]
+    return len(done)
+
+
+def quantize_result(editor: Editor, value: ir.Value, scale: ir.Value, zero_point: ir.Value) -> None:
+    """Let everything that reads a convolution's result read a pair behind it.
+
+    Args:
+        editor: Names and sharing.
+        value: The result (`result_of`).
+        scale: Scalar.
+        zero_point: Scalar, of the stored type.
+    """
+    producer = value.producer()
+    assert producer is not None
+    assert isinstance(producer.graph, ir.Graph)
+    pair = fake_quantize(editor, value, producer.graph, scale, zero_point, None)
+    dequantize = pair.producer()
+    assert dequantize is not None
+    assert dequantize.inputs[0] is not None
+    quantize = dequantize.inputs[0].producer()
+    given = value.is_graph_output()
+    value.replace_all_uses_with(pair, replace_graph_outputs=True)
+    assert quantize is not None
+    quantize.replace_input_with(0, value)
+    if given:
+        name, value.name = value.name, pair.name
+        pair.name = name
+
+
+def has_pair(value: ir.Value) -> bool:
+    """Whether nothing but one quantizer reads the value."""
+    reader = m.only_user(value)
+    return reader is not None and reader.op_type == "QuantizeLinear"
+
+
+def _moves(node: ir.Node, graph: ir.Graph) -> bool:
+    """Whether the node gives nothing but values that it read, as they were."""
+    if node.graph is not graph or len(node.outputs) > 1:
+        return False
+    if node.op_type != "Resize":
+        return True
+    fills = node.attributes.get_string("coordinate_transformation_mode", "") == "tf_crop_and_resize"
+    return node.attributes.get_string("mode", "nearest") == "nearest" and not fills
+
+
+def _is_clipped_elsewhere(value: ir.Value, zero_point: ir.Value) -> bool:
+    """Whether the value comes from a Relu or Clip that a quantizer with this zero point does not do by itself.
+
+    ONNX Runtime then keeps it in floating point, and the convolution before it; with its own range it is gone.
+    """
+    number = m.constant(zero_point)
+    return m.made_by(value, "Relu", "Clip") is not None and number is not None and int(number) != 0
+
+
+def _is_pair(value: ir.Value, scale: ir.Value, zero_point: ir.Value) -> bool:
+    """Whether a pair of this scale makes the value."""
+    node = m.made_by(value, "DequantizeLinear")
+    return node is not None and node.inputs[1] is scale and node.inputs[2] is zero_point
