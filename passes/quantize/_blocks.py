@@ -25,6 +25,8 @@ and the zero point 0…15 (None: symmetric), each `(outer, 1, inner)`."""
 # byte of the sum is the rounded number.
 _ROUND = np.float32(12582912)
 
+_WORD_OF_ROUND = np.uint32(sum(int(_ROUND.view(np.uint32)) << (4 * place) for place in range(8)) % 2**32)
+
 SYMMETRIC_ZERO = 8
 """A symmetric code is this much larger in uint4 than in int4; MatMulNBits takes it as its zero point."""
 
@@ -62,7 +64,7 @@ def quantize_blocks(
     Args:
         weight: float32, float16 or bfloat16; `weight.shape[axis]` is a multiple of `block`.
         axis: Axis that the blocks run along, counted from the front.
-        block: Elements per block; even.
+        block: Elements per block; a multiple of 8.
         choose: Picks the scales and zero points.
         scale_dtype: Type that the scales are stored in.
         asymmetric: Whether `choose` gives zero points.
@@ -89,12 +91,12 @@ def quantize_blocks(
         scales[place] = scale[:, 0, :].T if by_column else scale[:, 0, :]
         if zero_points is not None and zero_point is not None:
             zero_points[place] = zero_point[:, 0, :].T if by_column else zero_point[:, 0, :]
-        nibbles = encode(values, scale, zero_point)
+        rounded = _round(values, scale, zero_point)
         if by_column:
-            low, high = nibbles[:, 0::2], nibbles[:, 1::2]
-            np.bitwise_or(low, high << 4, out=low)
-            codes.reshape(inner, outer, block // 2)[columns, rows] = low.transpose(2, 0, 1)
+            words = _eight_in_a_word(rounded)
+            codes.view("<u4").reshape(inner, outer, block // 8)[columns, rows] = words.transpose(2, 0, 1)
             return
+        nibbles = _low_bytes(rounded)
         pairs = nibbles.reshape(-1).view("<u2")
         np.bitwise_or(pairs, pairs >> 4, out=pairs)
         if signed:
@@ -112,25 +114,43 @@ def quantize_blocks(
 
 
 def encode(values: Float32, scale: Array, zero_point: Bytes | None) -> Bytes:
-    """Round a tile to codes 0…15, one a byte; `values` is overwritten.
+    """Round a tile of finite values to codes 0…15, one a byte; `values` is overwritten."""
+    return _low_bytes(_round(values, scale, zero_point))
 
-    Raises:
-        ValueError: When a value is NaN or infinite.
-    """
-    step = scale.astype(np.float32)
-    np.divide(values, step, out=values)
-    # A single NaN or infinity shows in the sum; the sum of finite steps cannot overflow, each being small.
-    if not np.isfinite(np.sum(values)):
-        raise ValueError("it holds NaN or infinity")
-    # A finite value may lie far outside the grid; brought near, it stays in the range where _ROUND is exact.
-    zero = np.float32(SYMMETRIC_ZERO) if zero_point is None else zero_point.astype(np.float32)
-    np.clip(values, -32, 32, out=values)
-    np.add(values, _ROUND, out=values)
-    np.add(values, zero, out=values)
-    np.clip(values, _ROUND, _ROUND + np.float32(15), out=values)
-    codes = np.empty(values.shape, np.uint8)
-    np.copyto(codes, values.view(np.uint32), casting="unsafe")
+
+def _round(values: Float32, scale: Array, zero_point: Bytes | None) -> Float32:
+    """`values`, finite, as `_ROUND` plus codes 0…15; overwritten."""
+    np.divide(values, scale.astype(np.float32), out=values)
+    # Far outside the grid _ROUND is not exact, but the clipping brings such a sum to the same end.
+    if zero_point is None:  # an even number: it moves no half to another even one
+        np.add(values, _ROUND + np.float32(SYMMETRIC_ZERO), out=values)
+    else:
+        np.add(values, _ROUND, out=values)
+        np.add(values, zero_point.astype(np.float32), out=values)
+    clipped: Float32 = np.clip(values, _ROUND, _ROUND + np.float32(15), out=values)
+    return clipped
+
+
+def _low_bytes(rounded: Float32) -> Bytes:
+    codes = np.empty(rounded.shape, np.uint8)
+    np.copyto(codes, rounded.view(np.uint32), casting="unsafe")
     return codes
+
+
+def _eight_in_a_word(rounded: Float32) -> npt.NDArray[np.uint32]:
+    """`(outer, block, inner)` codes on `_ROUND` as `(outer, block / 8, inner)` words, the first code lowest.
+
+    The bits of `_ROUND` plus a code are its own bits plus the code, so they may be shifted and added as they are,
+    and what `_ROUND` adds to a word is taken off at last, all modulo 2**32.
+    """
+    bits = rounded.view(np.uint32)
+    words = bits[:, 0::8].copy()
+    shifted = np.empty_like(words)
+    for place in range(1, 8):
+        np.left_shift(bits[:, place::8], np.uint32(4 * place), out=shifted)
+        np.add(words, shifted, out=words)
+    np.subtract(words, _WORD_OF_ROUND, out=words)
+    return words
 
 
 def restored(weight: Float32, block: int, choose: Choose) -> Float32:

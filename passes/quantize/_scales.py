@@ -39,6 +39,8 @@ def from_range(scale_dtype: npt.DTypeLike, *, asymmetric: bool) -> Choose:
     def choose(values: Float32, tile: Tile) -> tuple[Array, Bytes | None]:
         high = values.max(axis=1, keepdims=True)
         low = values.min(axis=1, keepdims=True)
+        if not (np.isfinite(high).all() and np.isfinite(low).all()):
+            raise ValueError("it holds NaN or infinity")
         if asymmetric:
             scale, zero_point = numerics.asymmetric_scale(low, high, numerics.UINT4, scale_dtype)
             return scale, zero_point.astype(np.uint8)

@@ -24,8 +24,10 @@ Float32 = npt.NDArray[np.float32]
 Tile = tuple[slice, slice]
 """`(outer range, inner range)`."""
 
-TILE_ELEMENTS = 1 << 17
-"""Elements worked on at a time: half a megabyte in float32, which a 1 MiB second-level cache holds."""
+TILE_ELEMENTS = 1 << 19
+"""Elements worked on at a time. Small tiles stay in a core's cache, but then the threads spend their time handing
+Python's lock over between operations: on two cores rounding an FP16 weight to 4 bits takes 6.5 ns an element with
+2**17, 3.7 with 2**18 and 2.6 with 2**19."""
 
 
 def layout(shape: Sequence[int], axis: int, block: int) -> tuple[int, int, int]:
@@ -100,8 +102,8 @@ def to_float32(values: Array) -> Float32:
 def _half_to_float(values: Array) -> Float32:
     """Move the exponent and mantissa 13 places up, then let a multiplication by 2**112 re-bias the exponent.
 
-    Exact for normal and subnormal numbers. Infinity and NaN come out as 65536 and more, which no finite
-    float16 reaches, and are put right where they occur.
+    Exact for normal and subnormal numbers. Infinity and NaN, with all bits of the exponent set, come
+    out as 65536 and more and are put right where they occur.
     """
     bits = np.empty(values.shape, np.int32)
     np.copyto(bits, values.view(np.int16))
@@ -109,6 +111,6 @@ def _half_to_float(values: Array) -> Float32:
     np.bitwise_and(bits, np.int32(0x8FFFE000 - (1 << 32)), out=bits)
     result = bits.view(np.float32)
     np.multiply(result, np.float32(2.0**112), out=result)
-    if max(float(result.max(initial=0)), -float(result.min(initial=0))) >= 65536:
+    if np.bitwise_and(values.view(np.uint16), np.uint16(0x7C00)).max(initial=0) == 0x7C00:
         return values.astype(np.float32)
     return result
