@@ -18,7 +18,8 @@ from passes.target import Target
 Choice = Literal["auto", "quantize", "keep"]
 """What a recipe says of such a layer; `auto` is the target's rule."""
 
-LAYERS = ("MatMul", "Gemm", "Conv", "ConvTranspose")
+LAYERS = ("MatMul", "Gemm", "Conv")
+"""In the name of every operator that is a layer, a fused or quantized one too: `MatMulIntegerToFloat`."""
 
 
 def at_edges(
@@ -84,7 +85,7 @@ def _last(model: ir.Model) -> set[ir.Node]:
 
 
 def _is_layer(node: ir.Node) -> bool:
-    return node.op_type in LAYERS and node.domain in ("", "ai.onnx")
+    return any(name in node.op_type for name in LAYERS)
 
 
 def _graphs(node: ir.Node) -> Iterable[ir.Graph]:

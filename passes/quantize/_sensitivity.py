@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from passes.base import Pass, PassContext, PassFailed
 from passes.qdq import Editor
+from passes.quantize._edges import Choice, at_edges
 
 TWIN = "sensitivity_twin_of_"
 
@@ -33,14 +34,15 @@ class Sensitivity:
 
 
 def measure(
-    model: ir.Model, nodes: Sequence[str], quantizer: Pass, context: PassContext
+    model: ir.Model, nodes: Sequence[str], form: str, quantizer: Pass, context: PassContext
 ) -> Mapping[str, Sensitivity]:
     """Quantize a twin of each layer and compare it with its original on the calibration data.
 
     Args:
         model: The floating-point model; it stays as it is.
         nodes: Names of the layers' nodes in the main graph.
-        quantizer: The format's pass; its `skip` names the originals.
+        form: The format, as the target's rules spell it.
+        quantizer: Its pass; its `skip` names the originals.
         context: Calibration data.
 
     Raises:
@@ -70,8 +72,11 @@ def measure(
         whole = editor.node("ReduceSumSquare", [output], [f"{output.name}_energy"], attributes={"keepdims": 0})
         work.graph.insert_after(original, [twin, difference, lost, whole])
         errors[name] = str(output.name)
-    result = quantizer.apply(work, context)
-    refused = {item.node: item.reason for item in result.skips}
+    places = _places(model, [node for node in model.graph if node.name in errors], form, quantizer, context)
+    result = _wherever(quantizer).apply(work, context)
+    refused = {item.node: item.reason for item in result.skips} | {
+        TWIN + str(node.name): why for node, why in places.items()
+    }
     watched = [f"{output}_{what}" for output in errors.values() for what in ("error", "energy")]
     totals = dict.fromkeys(watched, 0.0)
     for done, observed in enumerate(context.calibration.observe(work, watched)):
@@ -84,3 +89,18 @@ def measure(
         )
         for name, output in errors.items()
     }
+
+
+def _places(
+    model: ir.Model, nodes: Sequence[ir.Node], form: str, quantizer: Pass, context: PassContext
+) -> Mapping[ir.Node, str]:
+    """The layers that stay for their place in the model, which a twin does not have."""
+    first: Choice = getattr(quantizer, "first_layer", "quantize")
+    last: Choice = getattr(quantizer, "last_layer", "quantize")
+    return at_edges(model, nodes, context.target, form, first=first, last=last)
+
+
+def _wherever(quantizer: Pass) -> Pass:
+    """The pass, for layers at any place."""
+    fields = {"first_layer", "last_layer"} & set(type(quantizer).model_fields)
+    return quantizer.model_copy(update=dict.fromkeys(fields, "quantize"))

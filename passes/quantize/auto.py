@@ -102,7 +102,7 @@ class QuantizeAuto(Pass):
     ) -> _Step:  # fmt: skip
         """Decide which of the open layers take one format, beside what is assigned already."""
         originals = tuple(glob.escape(node) for node in named)
-        measured = measure(model, open_layers, self._pass(name, originals), context)
+        measured = measure(model, open_layers, name, self._pass(name, originals), context)
         able = [layer for layer in open_layers if not measured[layer].reason]
         cost = {layer: float(_elements(named[layer])) for layer in able}
 

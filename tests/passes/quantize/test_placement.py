@@ -251,3 +251,33 @@ def test_tensorrt_moves_the_quantizer_behind_concat_in_front_of_it_by_itself(tmp
     behind = [layer for layer in details["layers"] if "c_quantized/QuantizeLinear" in layer["nodes"]]
     assert [{each["dtype"] for each in layer["outputs"]} for layer in behind] == [{"fp8"}, {"fp8"}]
     assert not [layer for layer in details["layers"] if any("Concat" in node for node in layer["nodes"])]
+
+
+def test_a_convolution_before_a_layer_that_is_quantized_already_is_not_the_last() -> None:
+    model = network("a = Conv(x, w) b = Conv(a, v) y = MatMul(b, t)")
+    for node in model.graph:
+        if node.op_type == "MatMul":
+            value = node.inputs[1]
+            assert value is not None
+            value.const_value = ir.tensor(held(8, 8), name="t")
+            value.type, value.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape((8, 8))
+            model.graph.register_initializer(value)
+    assert quantize(model, ops=("MatMul",)).changed == ("MatMul_2",)
+    assert set(quantize(model, ops=("Conv",)).changed) == {"Conv_0", "Conv_1"}
+
+
+def test_sensitivity_is_measured_of_every_convolution_and_the_last_has_the_rules_reason() -> None:
+    from passes.quantize._sensitivity import measure
+
+    model = network(RESIDUAL)
+    names = ["Conv_0", "Conv_2", "Conv_5"]
+    found_ = measure(
+        model,
+        names,
+        "int8",
+        QuantizeInt8(activations="static", skip=tuple(names)),
+        context(CPU, calibration=IMAGES),
+    )
+    assert [found_[name].reason for name in names[:2]] == ["", ""]
+    assert found_["Conv_5"].reason == "the model's last layer, kept on this target unless `last_layer: quantize`"
+    assert all(0 < each.error < 0.01 for each in found_.values())
