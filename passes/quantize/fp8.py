@@ -106,6 +106,10 @@ class QuantizeFp8(Pass):
     def _options_agree(self) -> QuantizeFp8:
         if self.block_size and self.activations == "static":
             raise ValueError("block_size is for weights alone: set activations: none, or block_size: 0")
+        if self.block_size and self.weight_scales != "auto":
+            raise ValueError(
+                f"weight_scales: {self.weight_scales} is for weights without blocks: set block_size: 0"
+            )
         if self.attention and self.activations == "none":
             raise ValueError("attention has no weights, only activations: set activations: static")
         if self.scales == "power_of_two" and self.block_size != 32:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+import pydantic
 import pytest
 
 from optimize.targets import loading
@@ -104,6 +105,11 @@ def test_fp8_in_fp16_has_one_scale_a_weight_unless_told_otherwise(op: str) -> No
         x = data.batches[0]
         got, wanted = run(model, x)["y"].astype(np.float32), run(exact, x)["y"].astype(np.float32)
         assert np.linalg.norm(got - wanted) / np.linalg.norm(wanted) < 0.06
+
+
+def test_blocks_have_scales_of_their_own() -> None:
+    with pytest.raises(pydantic.ValidationError, match="weights without blocks"):
+        QuantizeFp8(activations="none", block_size=32, weight_scales="tensor")
 
 
 @pytest.mark.parametrize("rounding", ["nearest", "output"])
