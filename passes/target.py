@@ -21,8 +21,8 @@ class QuantizeRules(pydantic.BaseModel):
         repeat_before: Operators that only move or choose values, per format: the pair behind one is repeated in
             front of it, so that it joins or moves 8 bits.
         attention_matmuls: Formats in which the two products inside attention may be quantized.
-        one_scale_in_16_bits: Operator types, per format, whose weights need one scale in all where they compute in
-            FP16 or BF16: with one per channel the engine keeps the unscaled sums in that type, and they overflow.
+        one_scale_in_fp16: Operator types, per format, whose weights need one scale in all where they compute in
+            FP16: with one per channel the engine keeps the unscaled sums in that type, and they overflow.
         keep_first: Operator types, per format, that stay in floating point as the model's first layer.
         keep_last: The same as the model's last layer.
         integer_ops: Whether the engine runs integer operators (MatMulInteger and kin) faster than Q/DQ.
@@ -38,7 +38,7 @@ class QuantizeRules(pydantic.BaseModel):
     convolution_results: tuple[str, ...] = ()
     repeat_before: dict[str, tuple[str, ...]] = {}
     attention_matmuls: tuple[str, ...] = ()
-    one_scale_in_16_bits: dict[str, tuple[str, ...]] = {}
+    one_scale_in_fp16: dict[str, tuple[str, ...]] = {}
     keep_first: dict[str, tuple[str, ...]] = {}
     keep_last: dict[str, tuple[str, ...]] = {}
     integer_ops: bool = False

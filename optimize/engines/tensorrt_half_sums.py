@@ -47,13 +47,13 @@ def _quantized(model: ir.Model, *op_types: str) -> Iterator[tuple[ir.Node, bool]
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
         if node.op_type not in op_types or node.domain not in ("", "ai.onnx"):
             continue
-        data, weight = (_dequantize(value) for value in node.inputs[:2])
-        if data is None or weight is None or "block_size" in weight.attributes:
+        (data, _), (weight, kind) = (_dequantize(value) for value in node.inputs[:2])
+        if data is None or weight is None or kind != ir.DataType.FLOAT16 or "block_size" in weight.attributes:
             continue
         codes, scale = weight.inputs[:2]
         stored = None if codes is None else ir.convenience.get_const_tensor(codes)
         number = None if scale is None else ir.convenience.get_const_tensor(scale)
-        if stored is None or number is None or number.dtype != ir.DataType.FLOAT16:
+        if stored is None or number is None:
             continue
         if stored.dtype == ir.DataType.FLOAT8E4M3FN or (
             stored.dtype == ir.DataType.INT8 and "Conv" not in op_types
@@ -61,12 +61,20 @@ def _quantized(model: ir.Model, *op_types: str) -> Iterator[tuple[ir.Node, bool]
             yield node, number.size > 1
 
 
-def _dequantize(value: ir.Value | None) -> ir.Node | None:
-    """The DequantizeLinear behind a value, through a Transpose."""
-    node = None if value is None else value.producer()
-    if node is not None and node.op_type == "Transpose":
-        node = None if node.inputs[0] is None else node.inputs[0].producer()
-    return node if node is not None and node.op_type == "DequantizeLinear" else None
+def _dequantize(value: ir.Value | None) -> tuple[ir.Node | None, int | None]:
+    """The DequantizeLinear behind a value, through Transpose and Cast, and the type that is read of it."""
+    kind: int | None = None
+    while value is not None and (node := value.producer()) is not None:
+        if node.op_type == "DequantizeLinear":
+            scale = node.inputs[1]
+            own = node.attributes.get_int("output_dtype", 0) or (None if scale is None else scale.dtype)
+            return node, kind or own
+        if node.op_type not in ("Cast", "Transpose"):
+            break
+        if node.op_type == "Cast":
+            kind = kind or node.attributes.get_int("to", 0)
+        value = node.inputs[0]
+    return None, None
 
 
 def _named(nodes: list[ir.Node]) -> str:

@@ -18,8 +18,10 @@ from passes.target import Target
 Choice = Literal["auto", "quantize", "keep"]
 """What a recipe says of such a layer; `auto` is the target's rule."""
 
-LAYERS = ("MatMul", "Gemm", "Conv")
+LAYERS = ("MatMul", "Gemm", "Conv", "Attention", "LSTM", "GRU", "RNN")
 """In the name of every operator that is a layer, a fused or quantized one too: `MatMulIntegerToFloat`."""
+
+GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 
 
 def at_edges(
@@ -59,8 +61,8 @@ def _first(model: ir.Model) -> set[ir.Node]:
     found: set[ir.Node] = set()
     for node in model.graph:
         operands = {value for value in node.inputs if value is not None}
-        late = bool(operands & behind) or any(True for _ in _graphs(node))
-        if _is_layer(node):
+        late = bool(operands & behind)
+        if _is_layer(node, model):
             if not late and operands & fed:
                 found.add(node)
             late = True
@@ -77,17 +79,16 @@ def _last(model: ir.Model) -> set[ir.Node]:
     for node in reversed(model.graph):
         readers = {reader for value in node.outputs for reader in m.users(value)}
         leads = any(reader in leading or reader.graph is not model.graph for reader in readers)
-        if _is_layer(node) and not leads:
+        if _is_layer(node, model) and not leads:
             found.add(node)
-        if leads or _is_layer(node):
+        if leads or _is_layer(node, model):
             leading.add(node)
     return found
 
 
-def _is_layer(node: ir.Node) -> bool:
-    return any(name in node.op_type for name in LAYERS)
-
-
-def _graphs(node: ir.Node) -> Iterable[ir.Graph]:
-    return (held for attribute in node.attributes.values() if attribute.type == ir.AttributeType.GRAPH
-            for held in (attribute.as_graph(),))  # fmt: skip
+def _is_layer(node: ir.Node, model: ir.Model) -> bool:
+    """Whether it is one, or may hold some: a branch, a loop, a local function."""
+    if any(name in node.op_type for name in LAYERS):
+        return True
+    holds = any(attribute.type in GRAPHS for attribute in node.attributes.values())
+    return holds or node.op_identifier() in model.functions

@@ -39,7 +39,7 @@ class Choices:
         clip: Search the weights' clipping.
         by_output: Round weights for the least output error.
         correct_bias: Add the mean loss to the bias.
-        one_scale_in_16_bits: Operator types that take their channels' factors behind them in FP16 and BF16.
+        one_scale_in_fp16: Operator types that take their channels' factors behind them in FP16.
     """
 
     grid: Format
@@ -49,7 +49,7 @@ class Choices:
     clip: bool
     by_output: bool
     correct_bias: bool
-    one_scale_in_16_bits: Sequence[str] = ()
+    one_scale_in_fp16: Sequence[str] = ()
 
 
 class LayerWork:
@@ -161,7 +161,7 @@ class LayerWork:
         assert source is not None
         if bias is not None:
             _placing.replace_bias(self.editor, layer, bias)
-        apart = layer.node.op_type in self.choices.one_scale_in_16_bits and layer.weight.dtype != ir.DataType.FLOAT
+        apart = layer.node.op_type in self.choices.one_scale_in_fp16 and layer.weight.dtype == ir.DataType.FLOAT16
         _placing.place(self.editor, layer, weight, source.quantizer, divisor, factors_behind=apart)
 
 

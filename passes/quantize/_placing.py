@@ -119,14 +119,18 @@ def place_result(editor: Editor, result: ir.Value, activation: Activation, kind:
 
 
 def _factors_behind(editor: Editor, layer: Layer, weight: ChannelWeight) -> Array:
-    """Multiply a layer's product by each channel's part of the largest scale, which is returned, shape ()."""
+    """Multiply a layer's product by each channel's part of a common scale, which is returned, shape ().
+
+    It lies in the middle of the channels' (geometrically), so that no product grows or shrinks more than it must.
+    """
     node, graph, old = layer.node, layer.graph, layer.node.outputs[0]
     scales = weight.scale
     if weight.zero_channels:  # whose scale is 1 and means nothing
         filled = np.any(weight.quantized.numpy(), axis=1 - weight.axis)
         scales = np.where(filled, scales, scales[filled].max())
-    largest = np.asarray(scales.max(), np.float32)
-    factors = editor.constant(f"{layer.weight.name}_factors", (scales / largest).astype(layer.weight.dtype.numpy()))
+    kind = layer.weight.dtype.numpy()
+    common = np.sqrt(np.float32(scales.max()) * np.float32(scales.min())).astype(kind).astype(np.float32)
+    factors = editor.constant(f"{layer.weight.name}_factors", (scales / common).astype(kind))
     behind = [editor.node("Mul", [old, factors], [f"{old.name}_scaled"], like=node)]
     if len(node.inputs) > 2 and node.inputs[2] is not None:  # a Gemm's bias comes after the factors
         bias = node.inputs[2]
@@ -140,7 +144,8 @@ def _factors_behind(editor: Editor, layer: Layer, weight: ChannelWeight) -> Arra
     behind[0].replace_input_with(0, old)
     name, old.name = old.name, new.name  # what others know the layer's result by
     new.name = name
-    return largest
+    scale: Array = np.asarray(common)
+    return scale
 
 
 def _constants(
@@ -169,8 +174,8 @@ def place(
         weight: Its quantized weight.
         activation: Its activation's quantizer.
         divisor: (in,) factors that the activation is divided by first, or None.
-        factors_behind: Give the weight its largest scale alone and multiply the result by the others' part of it:
-            the same numbers, with sums that are scaled before they are stored.
+        factors_behind: Give the weight one scale and multiply the result by each channel's part of it: the same
+            codes, with sums that are scaled before they are stored.
     """
     kind = layer.weight.dtype.numpy()
     layer.node.replace_input_with(0, smoothed(editor, layer, divisor))
@@ -181,7 +186,7 @@ def place(
     weight_scale = editor.constant(f"{stem}_scale", scale.astype(kind))
     shared = (
         "qdq weight",
-        layer.weight.key,
+        id(weight.quantized),
         weight.scale.tobytes(),
         None if divisor is None else divisor.tobytes(),
     )

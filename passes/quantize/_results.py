@@ -10,7 +10,7 @@ After: `c = Concat(Pair(Relu(Conv(x, w))), Pair(r))`, with the scale of the pair
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import onnx_ir as ir
 
@@ -33,16 +33,20 @@ def result_of(convolution: ir.Node) -> ir.Value:
     return value
 
 
-def repeat_before(editor: Editor, graph: ir.Graph, op_types: Iterable[str]) -> int:
+def repeat_before(
+    editor: Editor, graph: ir.Graph, op_types: Iterable[str], results: Collection[ir.Value] = ()
+) -> int:
     """Repeat each pair behind an operator that moves values in front of it, from operator to operator.
 
-    Only where nothing but the pair reads the operator's result, and the pair has one scale. What comes from a Relu
-    is left to the pair of its own range where this one's is wider (`QLinearConcat` takes a scale an input).
+    Only where nothing but the pair reads the operator's result, and the pair has one stored scale. A result that
+    comes from a Relu is left to the pair of its own range where this one's is wider (`QLinearConcat` takes a scale
+    for each input).
 
     Args:
         editor: Names and sharing.
         graph: Where to look for pairs.
         op_types: Operators to do it for; others than `MOVES` would change the numbers and are left alone.
+        results: Values that get a pair of their own (`quantize_result`).
 
     Returns:
         The number of operators that now read pairs.
@@ -58,9 +62,13 @@ def repeat_before(editor: Editor, graph: ir.Graph, op_types: Iterable[str]) -> i
             continue
         if scale is None or not zero or zero[0] is None or m.rank(scale) != 0:
             continue
+        if not (scale.is_initializer() and zero[0].is_initializer()):  # a node may lie behind the new pair
+            continue
         for index in range(len(mover.inputs) if mover.op_type == "Concat" else 1):
             value = mover.inputs[index]
-            if value is None or _is_pair(value, scale, zero[0]) or _is_clipped_elsewhere(value, zero[0]):
+            if value is None or _is_pair(value, scale, zero[0]):
+                continue
+            if value in results and _is_clipped_elsewhere(value, zero[0]):
                 continue
             pair = fake_quantize(editor, value, graph, scale, zero[0], None)
             mover.replace_input_with(index, pair)

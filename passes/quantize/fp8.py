@@ -96,7 +96,7 @@ class QuantizeFp8(Pass):
     weight_scales: Literal["auto", "channel", "tensor"] = pydantic.Field(
         "auto",
         description="One scale per output channel of a weight, or one per weight (without blocks). auto: channel, "
-        "but tensor where the target's rules say so (products in FP16 and BF16 in TensorRT).",
+        "but tensor where the target's rules say so (products in FP16 in TensorRT).",
     )
     scales: Literal["float", "power_of_two"] = pydantic.Field(
         "float", description="`power_of_two` with block_size 32 is the MXFP8 format."
@@ -142,11 +142,13 @@ class QuantizeFp8(Pass):
             weights, skips = find_weights(model, self.ops or OPS, self.skip)
         kept: list[Weight] = []
         for weight in weights:
-            reason = self._reason_against(weight) or _among(weight, left)
+            unfit = self._reason_against(weight)
+            reason = unfit or _among(weight, left)
             if reason is None:
                 kept.append(weight)
             else:
-                skips += [use.skip(reason) for use in weight.uses]
+                shared = f"shares its weight with a layer that stays: {reason}"
+                skips += [use.skip(reason if unfit or use.node in left else shared) for use in weight.uses]
         notes: tuple[str, ...] = ()
         amax: Mapping[str, float] = {}
         slots, unread = self._slots(model, kept, context.target)
@@ -198,8 +200,8 @@ class QuantizeFp8(Pass):
             return "fp8_block"
         one = self.weight_scales == "tensor"
         if self.weight_scales == "auto" and self.activations == "static":
-            ops = target.quantize.one_scale_in_16_bits.get("fp8", ())
-            one = weight.tensor.dtype != ir.DataType.FLOAT and weight.uses[0].node.op_type in ops
+            ops = target.quantize.one_scale_in_fp16.get("fp8", ())
+            one = weight.tensor.dtype == ir.DataType.FLOAT16 and weight.uses[0].node.op_type in ops
         return "fp8_tensor" if one else "fp8"
 
     def _left_by_rules(self, model: ir.Model, weights: Sequence[Weight], target: Target) -> Mapping[ir.Node, str]:

@@ -142,7 +142,7 @@ class QuantizeInt8(Pass):
             clip=self.weight_clip,
             by_output=self.rounding == "output",
             correct_bias=self.bias_correction,
-            one_scale_in_16_bits=context.target.quantize.one_scale_in_16_bits.get("int8", ()),
+            one_scale_in_fp16=context.target.quantize.one_scale_in_fp16.get("int8", ()),
         )
         work = LayerWork(choices, Editor(model), lessons)
         for done, layer in enumerate(candidates):
@@ -156,7 +156,9 @@ class QuantizeInt8(Pass):
         moved = 0
         if work.computes_in and self.activations == "static":
             rule = context.target.quantize.repeat_before.get("int8", ())
-            moved = repeat_before(work.editor, model.graph, rule)
+            whole = all(_gains(layer, context.target) for layer in candidates)
+            own = {value for node, value in results.items() if node in work.computes_in}
+            moved = repeat_before(work.editor, model.graph, rule if whole else (), own)
         for node, value in results.items():
             reason = work.quantize_result(node, value) if node in work.computes_in else None
             if reason is not None:
@@ -198,13 +200,14 @@ class QuantizeInt8(Pass):
         """What is quantized besides the inputs of layers."""
         if self.activations == "dynamic" or "int8" not in target.quantize.residual_adds:
             return []
-        return skip_connections((layer.node for layer in layers if layer.graph is model.graph), self.skip)
+        nodes = [layer.node for layer in layers if layer.graph is model.graph and _gains(layer, target)]
+        return skip_connections(nodes, self.skip)
 
     def _results(self, model: ir.Model, layers: list[Layer], target: Target) -> dict[ir.Node, ir.Value]:
         """The convolutions' results that are quantized too."""
         if self.activations == "dynamic" or "int8" not in target.quantize.convolution_results:
             return {}
-        nodes = [layer.node for layer in layers if layer.graph is model.graph]
+        nodes = [layer.node for layer in layers if layer.graph is model.graph and _gains(layer, target)]
         return {node: result_of(node) for node in nodes if node.op_type == "Conv"}
 
     def _lessons(self, model: ir.Model, layers: list[Layer], besides: list[str], context: PassContext) -> Lessons:
@@ -220,3 +223,8 @@ class QuantizeInt8(Pass):
             rows=self.rows if self.rounding == "output" or self.bias_correction else 0,
             besides=besides,
         )
+
+
+def _gains(layer: Layer, target: Target) -> bool:
+    """Whether pairs around the layer's neighbours gain: ONNX Runtime's integer operators take FP32 scales alone."""
+    return target.dialect != "onnxruntime" or layer.weight.dtype == ir.DataType.FLOAT

@@ -40,6 +40,7 @@ from tests.support.runner import run
 
 BY_RULES = "by the target's rules"
 TOOL = "ONNX Runtime's tool"
+TOOL_REDUCED = "ONNX Runtime's tool, reduce_range"
 
 
 def export(name: str, batch: int) -> ir.Model:
@@ -103,8 +104,11 @@ def _prepared(name: str, target: Target, x: Batches, batch: int, half: bool) -> 
     return model
 
 
-def by_tool(plain: Path, made: Path, x: Batches) -> None:
-    """ONNX Runtime's static quantization, weights per channel, on the same data."""
+def by_tool(plain: Path, made: Path, x: Batches, *, reduce_range: bool) -> None:
+    """ONNX Runtime's static quantization, weights per channel, on the same data.
+
+    `reduce_range` is its weights in seven bits, meant for processors without VNNI.
+    """
     from onnxruntime.quantization import CalibrationDataReader, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -117,7 +121,7 @@ def by_tool(plain: Path, made: Path, x: Batches) -> None:
 
     ready = made.with_name("ready.onnx")
     quant_pre_process(str(plain), str(ready))
-    quantize_static(str(ready), str(made), Reader(), per_channel=True)
+    quantize_static(str(ready), str(made), Reader(), per_channel=True, reduce_range=reduce_range)
 
 
 def measure(
@@ -131,8 +135,10 @@ def measure(
         paths[what] = folder / f"{number}.onnx"
         save(model, paths[what])
     if target.dialect == "onnxruntime":
-        paths[TOOL] = folder / "tool.onnx"
-        by_tool(next(iter(paths.values())), paths[TOOL], normal((batch, 3, side, side), batches=2))
+        plain, x = next(iter(paths.values())), normal((batch, 3, side, side), batches=2)
+        for what, reduced in ((TOOL, False), (TOOL_REDUCED, True)):
+            paths[what] = folder / f"tool-{reduced}.onnx"
+            by_tool(plain, paths[what], x, reduce_range=reduced)
     found: dict[str, dict[str, Any]] = {}
     calls = {}
     with ExitStack() as open_ones:
@@ -184,7 +190,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     engine = engines.create({"kind": given.engine})
     facts: dict[str, Any] = {
         "date": datetime.date.today().isoformat(), "engine": given.engine, "form": form, "batch": given.batch,
-        "rounds": given.rounds, "device": _device(given.engine), "versions": _versions(given.engine), "nets": {},
+        "rounds": given.rounds, "device": _device(given.engine), "versions": _versions(given.engine),
+        "rules": _rules(target, form), "nets": {},
     }  # fmt: skip
     for name in given.only:
         with tempfile.TemporaryDirectory() as folder:
@@ -198,6 +205,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _device(engine: str) -> Any:
     return torch.cuda.get_device_name(0) if engine == "tensorrt" else processor.describe()
+
+
+def _rules(target: Target, form: str) -> dict[str, Any]:
+    """What the target says of the format."""
+    rules = target.quantize
+    return {
+        "ops": rules.ops.get(form, ()),
+        "one scale in FP16": rules.one_scale_in_fp16.get(form, ()),
+        "residual_adds": form in rules.residual_adds,
+        "convolution_results": form in rules.convolution_results,
+        "repeat_before": rules.repeat_before.get(form, ()),
+        "keep_first": rules.keep_first.get(form, ()),
+        "keep_last": rules.keep_last.get(form, ()),
+    }
 
 
 def _versions(engine: str) -> dict[str, str]:

@@ -21,7 +21,7 @@ from tests.support.runner import context
 
 PLAIN, RTX = (Library(SimpleNamespace(), flavour, "1.6.1.120") for flavour in FLAVOURS)  # type: ignore[arg-type]
 H200 = loading.load("h200", "tensorrt")
-PER_CHANNEL = H200.model_copy(update={"quantize": H200.quantize.model_copy(update={"one_scale_in_16_bits": {}})})
+PER_CHANNEL = H200.model_copy(update={"quantize": H200.quantize.model_copy(update={"one_scale_in_fp16": {}})})
 
 
 def layer(op: str, kind: str = "float16") -> tuple[ir.Model, Batches]:

@@ -19,7 +19,7 @@ def test_every_fact_has_its_source(name: str, engine: str) -> None:
     assert facts <= set(target.sources), facts - set(target.sources)
     rules = target.quantize
     placed = {
-        "residual_adds", "convolution_results", "repeat_before", "one_scale_in_16_bits", "keep_first", "keep_last",
+        "residual_adds", "convolution_results", "repeat_before", "one_scale_in_fp16", "keep_first", "keep_last",
     }  # fmt: skip
     flags = ("attention_matmuls", "integer_ops", "asymmetric", *placed)
     named = {"ops", "block_sizes", *(flag for flag in flags if getattr(rules, flag))}

@@ -4,7 +4,7 @@
 
 Inputs are half-normal, as behind a ReLU: no outlier takes the scale, so the 8-bit numbers are large, and unscaled
 sums of them too. The error is against the product of what was quantized. Writes results/scales.json,
-which `docs/gpu/` keeps by its date; `one_scale_in_16_bits` in `optimize/targets/engines/tensorrt.yaml` rests on it.
+which `docs/gpu/` keeps by its date; `one_scale_in_fp16` in `optimize/targets/engines/tensorrt.yaml` rests on it.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def cases() -> Iterator[tuple[str, str, str, str]]:
 
 def quantizer(form: str, scales: str, target: Target) -> tuple[Pass, Target]:
     """The pass and the target that give a layer these scales."""
-    bare = target.quantize.model_copy(update={"one_scale_in_16_bits": {}, "keep_first": {}})
+    bare = target.quantize.model_copy(update={"one_scale_in_fp16": {}, "keep_first": {}})
     if form == "fp8":
         made = QuantizeFp8(ops=("MatMul", "Gemm", "Conv"), weight_scales=scales)
         return made, target.model_copy(update={"quantize": bare})

@@ -281,3 +281,55 @@ def test_sensitivity_is_measured_of_every_convolution_and_the_last_has_the_rules
     assert [found_[name].reason for name in names[:2]] == ["", ""]
     assert found_["Conv_5"].reason == "the model's last layer, kept on this target unless `last_layer: quantize`"
     assert all(0 < each.error < 0.01 for each in found_.values())
+
+
+@pytest.mark.parametrize("body", [RESIDUAL, JOINED], ids=["residual", "joined"])
+def test_a_model_in_fp16_gets_no_pairs_that_onnx_runtime_cannot_fuse_and_loads(body: str, tmp_path: Path) -> None:
+    model = network(body)
+    for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
+        if value.dtype == ir.DataType.FLOAT:
+            value.type = ir.TensorType(ir.DataType.FLOAT16)
+            if value.const_value is not None:
+                value.const_value = ir.tensor(value.const_value.numpy().astype(np.float16), name=value.name)
+    data = Batches(tuple({"x": batch["x"].astype(np.float16)} for batch in IMAGES.batches))
+    result = quantize(model, CPU, data)
+    assert len(result.changed) >= 2
+    assert found(result)["moved in 8 bits"] == found(result)["skip connection"] == 0
+    assert "QLinearConcat" not in as_run(model, tmp_path)
+
+
+def test_pairs_whose_scale_a_node_makes_are_not_repeated() -> None:
+    model = network(
+        "t = Concat<axis=1>(x, x) sc = Constant<value_float=0.05>() zz = Constant<value = int8 {0}>()"
+        " q = QuantizeLinear(t, sc, zz) e = DequantizeLinear(q, sc, zz) f = Slice(e, zero_, sixteen, one_)"
+        " a = Conv(x, w) s = Add(a, f) y = Conv(s, v)"
+    )
+    for name, number in (("zero_", 0), ("sixteen", 16), ("one_", 1)):
+        (value,) = {v for node in model.graph for v in node.inputs if v is not None and v.name == name}
+        value.const_value = ir.tensor(np.array([number], np.int64), name=name)
+        value.type, value.shape = ir.TensorType(ir.DataType.INT64), ir.Shape((1,))
+        model.graph.register_initializer(value)
+    quantize(model)
+    onnx.checker.check_model(ir.to_proto(model))
+
+
+def test_a_relu_that_no_quantized_convolution_feeds_is_joined_in_8_bits_too(tmp_path: Path) -> None:
+    model = network(
+        "a = Conv(x, w) s = Add(a, x) r = Relu(s) c = Concat<axis=1>(r, a) b = Conv(c, u) y = Conv(b, k)"
+    )
+    quantize(model)
+    assert as_run(model, tmp_path)["QLinearConcat"] == 1
+
+
+def test_a_convolution_before_a_recurrent_layer_is_not_the_last() -> None:
+    body = (
+        "a = Conv(x, w) q = ReduceMean<keepdims=0>(a, last) l, h = LSTM<hidden_size=4>(q, lw, lr) y = Identity(h)"
+    )
+    model = network(body, "float[1,16,4] y")
+    arrays = {"last": np.array([3], np.int64), "lw": held(1, 16, 8), "lr": held(1, 16, 4)}
+    for name, array in arrays.items():
+        (value,) = {v for node in model.graph for v in node.inputs if v is not None and v.name == name}
+        value.const_value = ir.tensor(array, name=name)
+        value.type, value.shape = ir.TensorType(value.const_value.dtype), ir.Shape(array.shape)
+        model.graph.register_initializer(value)
+    assert quantize(model).changed == ("Conv_0",)
