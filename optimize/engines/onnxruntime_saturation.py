@@ -2,8 +2,9 @@
 
 x86 processors without VNNI multiply pairs of uint8 and int8 into int16 (vpmaddubsw), where 2 · 255 · 127 does not
 fit: on such a processor plain ONNX Runtime 1.32 is off by a third and more, without a word. With the session entry
-`session.x64quantprecision` it turns int8 weights beyond ±64 into uint8 there, from graph optimisation "extended"
-on. It leaves everything as it is on other processors.
+`session.x64quantprecision` it turns int8 weights beyond ±64 into uint8, from graph optimisation "extended" on. It
+does so on processors with VNNI and AMX too, which are exact without and four times as fast: the entry is for
+processors that saturate alone.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     import onnx
 
 EXACT = {"session.x64quantprecision": "1"}
-"""Session configuration under which such products are exact."""
+"""Session configuration under which such products are exact where they saturate without it."""
 
 _INTEGER_OPS = frozenset(
     (
@@ -51,6 +52,11 @@ def saturates() -> bool:
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
     found = session.run(None, {"x": np.full((1, 64), 255, np.uint8)})[0]
     return bool(np.any(found != 64 * 255 * 127))
+
+
+def exact_products() -> dict[str, str]:
+    """The session configuration that makes products of 8 bits exact on this machine's CPU; empty where they are."""
+    return EXACT if saturates() else {}
 
 
 def runs_wrong_as_written(model: Path | bytes | onnx.ModelProto) -> bool:

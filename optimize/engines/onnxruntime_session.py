@@ -19,7 +19,7 @@ import onnxruntime
 
 from optimize.engines.base import Feeds, TensorSpec, missing_inputs
 from optimize.engines.onnxruntime_providers import plugin_devices, plugin_of
-from optimize.engines.onnxruntime_saturation import EXACT, runs_wrong_as_written
+from optimize.engines.onnxruntime_saturation import exact_products, runs_wrong_as_written
 from optimize.errors import StageFailed, UsageError
 from passes.cores import usable_cores
 
@@ -214,7 +214,7 @@ def session_options(settings: Settings, threads: int) -> Any:
         "session.record_ep_graph_assignment_info": "1",
         # threads that spin on after a run would take the cores from whatever is timed next
         "session.force_spinning_stop": "1",
-        **EXACT,
+        **exact_products(),
         **settings.config,
     }
     if settings.save_to is not None:

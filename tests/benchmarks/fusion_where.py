@@ -23,8 +23,8 @@ INTEGER = (
     "QLinearConv",
 )
 MATRIX = ("Gemm", "MatMul", "FusedMatMul", "FusedGemm", "Conv", "FusedConv", "MatMulNBits", *INTEGER)
-FUSED_ATTENTION = ("Attention", "MultiHeadAttention", "GroupQueryAttention")
-OVER_SCORES = ("Softmax", "IsNaN", "Where", "MatMul", "FusedMatMul", "Add", "Mul", "Div")
+FUSED_ATTENTION = ("Attention", "MultiHeadAttention", "GroupQueryAttention", "QAttention")
+OVER_SCORES = ("Softmax", "IsNaN", "Where", "MatMul", "FusedMatMul", "MatMulIntegerToFloat", "Add", "Mul", "Div")
 """On two values of rank 4 and more these are inside an attention, in a graph with a softmax. The profiler does not
 tell the shape of a product's packed weight."""
 

@@ -2,11 +2,14 @@
 
     python -m tests.benchmarks.int8_latency --make FOLDER
     python -m tests.benchmarks.int8_latency --time FOLDER --out docs/int8-latency/DATE-PROCESSOR.json
+    python -m tests.benchmarks.int8_latency --time FOLDER --without-amx --out docs/int8-latency/DATE-PROCESSOR.json
     python -m tests.benchmarks.int8_latency --page
 
 `--time` needs no more than numpy, onnxruntime and this tree, so the folder can be carried to another machine. It
 times every model of the quantization table that lies there, pinned to two cores where the system can: wall time on
-two threads, processor time on one. `--page` writes docs/int8-latency.md from the files in docs/int8-latency/.
+two threads, processor time on one. `--without-amx` has the system refuse AMX to the process, so that a processor
+with AMX runs what one without it would: AVX-512 VNNI. `--page` writes docs/int8-latency.md from the files in
+docs/int8-latency/.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ import onnxruntime
 
 from tests.benchmarks import fusion_where, int8_latency_page, processor
 from tests.benchmarks import quantization_table as table
-from tests.benchmarks.quantization_cells import CELLS, file_name
+from tests.benchmarks.quantization_cells import CELLS, TRIED, file_name
 
 CORES = 2
 
@@ -42,6 +45,9 @@ def make(folder: Path) -> None:
         record = table.make(cell, folder, sys.executable)
         if "failed" in record:
             raise RuntimeError(f"{cell}: {record['failed']}")
+    from tests.benchmarks import integer_attention  # needs more than timing does
+
+    integer_attention.make(folder)
 
 
 def found(folder: Path) -> list[str]:
@@ -50,7 +56,7 @@ def found(folder: Path) -> list[str]:
     Raises:
         FileNotFoundError: When the baseline is not there, or nothing to compare with it.
     """
-    cells = [cell for cell in CELLS if (folder / file_name(cell)).exists() and cell != table.BASELINE]
+    cells = [cell for cell in (*CELLS, *TRIED) if (folder / file_name(cell)).exists() and cell != table.BASELINE]
     if not cells or not (folder / file_name(table.BASELINE)).exists():
         raise FileNotFoundError(
             f"{folder}: needs {file_name(table.BASELINE)} and another model; make them with --make {folder}"
@@ -58,8 +64,15 @@ def found(folder: Path) -> list[str]:
     return [table.BASELINE, *cells]
 
 
-def measure(folder: Path, out: Path, rounds: int, repeats: int) -> dict[str, Any]:
+def measure(folder: Path, out: Path, rounds: int, repeats: int, *, without_amx: bool = False) -> dict[str, Any]:
     """Time the models of `folder`, `repeats` times, then profile them as often; writes `out` after each repeat.
+
+    Args:
+        folder: Where they lie.
+        out: JSON file.
+        rounds: Turns of every model in a repeat.
+        repeats: How often sessions are made anew.
+        without_amx: Time them as on a processor that has no AMX.
 
     Returns:
         What was written: `runs` has per repeat and cell the median, quartiles and samples in milliseconds of
@@ -67,9 +80,11 @@ def measure(folder: Path, out: Path, rounds: int, repeats: int) -> dict[str, Any
         milliseconds on two threads.
     """
     cells = found(folder)
+    if without_amx:
+        processor.refuse_amx()
     facts: dict[str, Any] = {
         "date": str(datetime.datetime.now(tz=datetime.UTC).date()),
-        "processor": processor.describe(),
+        "processor": processor.describe(without=("amx_int8",) if without_amx else ()),
         "pinned_to": processor.pin(CORES),
         "onnxruntime": onnxruntime.__version__,
         "numpy": np.__version__,
@@ -78,6 +93,8 @@ def measure(folder: Path, out: Path, rounds: int, repeats: int) -> dict[str, Any
         "runs": [],
         "profile": [],
     }
+    if without_amx and "amx_int8" in processor.instruction_sets():
+        facts["note"] = "The processor has AMX, which the system refused to this process (`--without-amx`)."
     onnxruntime.set_default_logger_severity(4)
     for repeat in range(repeats):
         made: dict[str, dict[str, Any]] = {cell: {} for cell in cells}
@@ -125,11 +142,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked.add_argument("--time", type=Path, metavar="FOLDER", help="time the models that lie there")
     asked.add_argument("--page", action="store_true", help="write docs/int8-latency.md")
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="where --time writes its figures")
+    parser.add_argument("--without-amx", action="store_true", help="time as on a processor without AMX (Linux)")
     parser.add_argument("--rounds", type=int, default=15, help="timed turns of every model in a repeat")
     parser.add_argument("--repeats", type=int, default=3, help="how often all is timed, in new sessions")
     options = parser.parse_args(arguments)
     if (options.time is None) != (options.out is None):
         parser.error("--time FOLDER and --out FILE.json belong together")
+    if options.without_amx and options.time is None:
+        parser.error("--without-amx belongs to --time FOLDER")
     if min(options.rounds, options.repeats) < 1:
         parser.error("--rounds and --repeats are at least 1")
     if options.make:
@@ -139,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             found(options.time)
         except FileNotFoundError as error:
             parser.error(str(error))
-        measure(options.time, options.out, options.rounds, options.repeats)
+        measure(options.time, options.out, options.rounds, options.repeats, without_amx=options.without_amx)
     else:
         int8_latency_page.PAGE.write_text(int8_latency_page.page(), encoding="utf-8")
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 LABELS = {
@@ -22,15 +24,15 @@ CPUINFO = Path("/proc/cpuinfo")
 TOPOLOGY = Path("/sys/devices/system/cpu")
 
 
-def describe() -> dict[str, object]:
-    """Machine type, vendor, family, model (None where unknown), instruction sets, logical CPUs."""
+def describe(without: Collection[str] = ()) -> dict[str, object]:
+    """Machine type, vendor, family, model (None where unknown), instruction sets but `without`, logical CPUs."""
     said = _cpuinfo()
     return {
         "machine": platform.machine(),
         "vendor": said.get("vendor_id"),
         "family": _whole(said, "cpu family"),
         "model": _whole(said, "model"),
-        "instruction_sets": instruction_sets(),
+        "instruction_sets": [name for name in instruction_sets() if name not in without],
         "cpus": os.cpu_count(),
     }
 
@@ -62,6 +64,47 @@ def pin(count: int) -> list[int]:
     chosen = sorted((cores[2:] + cores[:2])[:count])
     os.sched_setaffinity(0, chosen)
     return chosen
+
+
+def refuse_amx() -> None:
+    """Have the system refuse AMX to this thread, and threads it starts from now on.
+
+    A process asks Linux for the tile registers by arch_prctl(ARCH_REQ_XCOMP_PERM) before it uses them
+    (Documentation/arch/x86/xstate.rst); a library that is refused takes its kernels without AMX. A seccomp filter
+    (Documentation/userspace-api/seccomp_filter.rst) answers that one call with EPERM.
+
+    Raises:
+        OSError: When the system takes no such filter.
+    """
+    if platform.system() != "Linux" or platform.machine() != "x86_64":
+        raise OSError(f"AMX can be refused on x86-64 Linux, not on {platform.system()} {platform.machine()}")
+    load, equal, answer = 0x20, 0x15, 0x06  # BPF_LD|BPF_W|BPF_ABS, BPF_JMP|BPF_JEQ|BPF_K, BPF_RET|BPF_K
+    steps = (
+        _Step(load, 0, 0, 4), _Step(equal, 0, 5, 0xC000003E),  # seccomp_data.arch is AUDIT_ARCH_X86_64
+        _Step(load, 0, 0, 0), _Step(equal, 0, 3, 158),  # .nr is arch_prctl
+        _Step(load, 0, 0, 16), _Step(equal, 0, 1, 0x1023),  # .args[0] is ARCH_REQ_XCOMP_PERM
+        _Step(answer, 0, 0, 0x00050000 | errno.EPERM),  # SECCOMP_RET_ERRNO
+        _Step(answer, 0, 0, 0x7FFF0000),  # SECCOMP_RET_ALLOW
+    )  # fmt: skip
+    program = _Program(len(steps), (_Step * len(steps))(*steps))
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    prctl.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
+    for request in ((38, 1, 0), (22, 2, ctypes.addressof(program))):  # PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP
+        if prctl(*request, 0, 0) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, f"cannot refuse AMX: {os.strerror(number)}")
+
+
+class _Step(ctypes.Structure):
+    """struct sock_filter."""
+
+    _fields_ = (("code", ctypes.c_ushort), ("yes", ctypes.c_ubyte), ("no", ctypes.c_ubyte), ("k", ctypes.c_uint))
+
+
+class _Program(ctypes.Structure):
+    """struct sock_fprog."""
+
+    _fields_ = (("length", ctypes.c_ushort), ("steps", ctypes.POINTER(_Step)))
 
 
 def _cpuinfo() -> Mapping[str, str]:

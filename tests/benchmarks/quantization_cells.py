@@ -195,6 +195,13 @@ CELLS: dict[str, Callable[[Path, Path], None]] = {
 }
 """Every cell by "format | algorithm | whose"."""
 
+OURS_DYNAMIC = "int8 | dynamic, per channel | ours"
+ATTENTION_IN_QATTENTION = "int8 | dynamic, per channel, attention in QAttention | ours"
+ATTENTION_PRODUCTS = "int8 | dynamic, per channel, attention's products in 8 bits | ours"
+TRIED = (ATTENTION_IN_QATTENTION, ATTENTION_PRODUCTS)
+"""Not in the table: `integer_attention.py` makes them of `OURS_DYNAMIC`, no pass does; `int8_latency.py` times
+them."""
+
 
 def file_name(cell: str) -> str:
     """A cell's model file."""

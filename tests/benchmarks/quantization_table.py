@@ -174,8 +174,12 @@ def as_served(path: Path, batches: list[Arrays], config: Mapping[str, str]) -> n
 
 
 def served_with(cell: str) -> Mapping[str, str]:
-    """Session configuration entries: the product's for our models, none for the others."""
-    return EXACT if cell.endswith("| ours") else {}
+    """Session configuration entries: the product's for our models, none for the others.
+
+    The product tries whether this processor saturates; timing has to do with what the processor says of itself.
+    """
+    exact_as_it_is = {"amx_int8", "avx512_vnni", "avx_vnni"} & set(processor.instruction_sets())
+    return EXACT if cell.endswith("| ours") and not exact_as_it_is else {}
 
 
 def score(cell: str, folder: Path, batches: list[Arrays], expected: np.ndarray, record: dict[str, Any]) -> None:

@@ -13,10 +13,11 @@ import onnx.parser
 import onnx_ir as ir
 import pytest
 
+from optimize.engines import onnxruntime_saturation
 from optimize.engines.base import BuildRequest
 from optimize.engines.graph_runner import runner
 from optimize.engines.onnxruntime import OnnxRuntimeEngine, OnnxRuntimeOptions
-from optimize.engines.onnxruntime_saturation import runs_wrong_as_written, saturates
+from optimize.engines.onnxruntime_saturation import EXACT, exact_products, runs_wrong_as_written, saturates
 from optimize.engines.onnxruntime_session import open_onnx
 from optimize.errors import StageFailed, UsageError
 from optimize.targets.loading import cpu_instructions
@@ -109,6 +110,21 @@ def test_what_this_processor_does_is_what_its_instruction_sets_say() -> None:
     if "avx2" not in known:
         pytest.skip("no x86 processor with AVX2")
     assert saturates() == (not {"avx_vnni", "avx512_vnni"} & set(known))
+
+
+@pytest.mark.parametrize("body", [INTEGER, QDQ], ids=["integer operators", "Q/DQ"])
+@pytest.mark.parametrize("here", [True, False], ids=["saturates", "exact as it is"])
+def test_the_slower_exact_kernel_is_asked_for_only_where_the_fast_one_saturates(
+    here: bool, body: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnxruntime_saturation, "saturates", lambda: here)
+    assert exact_products() == (EXACT if here else {})
+    path, _ = save(tmp_path, body, 127)
+    (folder := tmp_path / "engine").mkdir()
+    engine = OnnxRuntimeEngine(OnnxRuntimeOptions(verify=False))
+    artifact = engine.build(BuildRequest(path, folder), lambda what, done, total: None)
+    kinds = {item.data_type for item in onnx.load(artifact.path).graph.initializer if len(item.dims) == 2}
+    assert kinds == {onnx.TensorProto.UINT8 if here else onnx.TensorProto.INT8}
 
 
 def test_weights_in_seven_bits_keep_the_faster_kernel(tmp_path: Path) -> None:
