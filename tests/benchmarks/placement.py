@@ -4,7 +4,7 @@
     python -m tests.benchmarks.placement --engine tensorrt --target h200 --batch 32 --out results/placement.json
     python -m tests.benchmarks.placement --page
 
-INT8 on ONNX Runtime's CPU, FP8 and INT8 in TensorRT, of convolutional networks with random weights (`convolution_nets.py`).
+INT8 on ONNX Runtime's CPU, FP8 in TensorRT, of convolutional networks with random weights (`convolution_nets.py`).
 All models of a network are open at once and run in turns. `--page` writes docs/placement.md from docs/placement/.
 """
 
@@ -176,7 +176,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engine", choices=["onnxruntime", "tensorrt"], default="onnxruntime")
     parser.add_argument("--target", default="cpu")
-    parser.add_argument("--format", choices=["int8", "fp8"], help="unset: INT8 on a CPU, FP8 in TensorRT")
     parser.add_argument("--only", nargs="+", default=list(NETS), choices=list(NETS))
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=21)
@@ -187,7 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         placement_page.write()
         return
     target = loading.load(given.target, given.engine)
-    form = given.format or ("int8" if given.engine == "onnxruntime" else "fp8")
+    form = "int8" if given.engine == "onnxruntime" else "fp8"
     engine = engines.create({"kind": given.engine})
     facts: dict[str, Any] = {
         "date": datetime.date.today().isoformat(), "engine": given.engine, "form": form, "batch": given.batch,

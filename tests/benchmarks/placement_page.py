@@ -24,11 +24,10 @@ alike. *Error*: relative, of the result, on one random input; *not finite* where
 tool: `quantize_static` with weights per channel, on the same data, opened as ours. What the rules are:
 [where quantizers stand](tensorrt.md#where-quantizers-stand); their sources stand in `optimize/targets/`.
 
-On the H200 these runs, by an earlier form of the benchmark, were made to find TensorRT's rules, so *the target's
-rules* there are those named above the table; today's, one scale for products and one per channel for convolutions,
-are in none of the rows. TensorRT for RTX emulates FP8 on that GPU: slower than FP16 whatever the placement. *Not
-finite*, and errors above 1, are what its kernels make of FP16 layers with
-[the wrong scales](tensorrt.md#scales-in-fp16).
+On the H200 *the target's rules* are those named above each table. Today's have one scale for products and one per
+channel for convolutions; the runs before, by an earlier form of the benchmark, were made to find them. TensorRT for
+RTX emulates FP8 on that GPU: slower than FP16 whatever the placement. *Not finite*, and errors above 1, are what
+its kernels make of FP16 layers with [the wrong scales](tensorrt.md#scales-in-fp16).
 """
 
 

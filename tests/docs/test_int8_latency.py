@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -123,6 +124,7 @@ def test_a_page_without_figures_is_refused(tmp_path: Path, monkeypatch: pytest.M
         (["--time", "x"], "belong together"),
         (["--page", "--out", "x.json"], "belong together"),
         (["--page", "--repeats", "0"], "at least 1"),
+        (["--page", "--without-amx"], "--without-amx belongs to --time"),
         (["--time", "nowhere", "--out", "x.json"], "ONNX_Runtime.onnx and another model; make them with --make"),
     ],
 )
@@ -178,11 +180,26 @@ def test_a_processor_is_described_without_its_name(tmp_path: Path, monkeypatch: 
     found = processor.describe()
     assert (found["vendor"], found["family"], found["model"]) == ("V", 6, 207)
     assert found["instruction_sets"] == ["avx512_vnni", "avx2"]
+    assert processor.describe(without=["avx512_vnni"])["instruction_sets"] == ["avx2"]
     assert "Secret" not in json.dumps(found)
     processor.CPUINFO.write_text("processor\t: 0\nFeatures\t: fp asimddp i8mm\n")
     assert processor.describe()["instruction_sets"] == ["i8mm", "asimddp"]
     processor.CPUINFO.unlink()
     assert processor.describe()["family"] is None
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() != "x86_64", reason="AMX is asked for on x86-64 Linux alone"
+)
+def test_amx_is_refused_and_nothing_else() -> None:
+    code = (
+        "import ctypes; from tests.benchmarks import processor; call = ctypes.CDLL(None, use_errno=True).syscall\n"
+        "def asked(what, value): return call(158, what, ctypes.c_ulong(value)), ctypes.get_errno()\n"
+        "before = asked(0x1022, 0); processor.refuse_amx()\n"
+        "print(asked(0x1023, 18) == (-1, 1), asked(0x1022, 0) == before)"  # asked for, and what there is
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["True", "True"]
 
 
 def test_pinning_takes_one_cpu_of_a_core_and_the_first_cores_last(
