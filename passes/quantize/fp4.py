@@ -37,7 +37,7 @@ class QuantizeFp4(Pass):
     Weights stay lazy: each is read, quantized and written when the model is saved, one at a time.
     """
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     ops: tuple[Literal["MatMul", "Gemm"], ...] = pydantic.Field(
         ("MatMul", "Gemm"), description="Operator types whose weights are quantized."
@@ -91,6 +91,8 @@ class QuantizeFp4(Pass):
     def apply(self, model: ir.Model, context: PassContext) -> PassResult:
         """Replace every weight that can be quantized; the rest is listed with its reason."""
         weights, skips = find_weights(model, self.ops, self.skip)
+        if weights and lift(model, 23, "FP4"):
+            weights, skips = find_weights(model, self.ops, self.skip)
         kept: list[Weight] = []
         for weight in weights:
             if weight.summed % self.block_size or 0 in weight.shape:
@@ -108,7 +110,6 @@ class QuantizeFp4(Pass):
         if self.activations == "dynamic":
             amax, kept, unseen = calibrated_inputs(model, kept, context)
             skips += unseen
-        lift(model, 23, "FP4")
         editor = Editor(model)
         changed: list[str] = []
         ready: list[Quantized] = []

@@ -48,7 +48,7 @@ class QuantizeFp8(Pass):
     Weights stay lazy: each is read, quantized and written when the model is saved, one at a time.
     """
 
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
 
     ops: tuple[Literal["MatMul", "Gemm", "Conv"], ...] | None = pydantic.Field(
         None, description="Operator types to quantize; unset: what the target runs faster in FP8."
@@ -135,6 +135,8 @@ class QuantizeFp8(Pass):
     def apply(self, model: ir.Model, context: PassContext) -> PassResult:
         """Replace every weight that can be quantized; the rest is listed with its reason."""
         weights, skips = find_weights(model, self.ops or OPS, self.skip)
+        if (weights or self.attention) and lift(model, 21 if self.block_size else 19, "FP8"):
+            weights, skips = find_weights(model, self.ops or OPS, self.skip)
         left = self._left_by_rules(model, weights, context.target)
         if self.smooth is not None and weights:
             gaining = [weight for weight in weights if not _among(weight, left)]
@@ -163,7 +165,6 @@ class QuantizeFp8(Pass):
         if not kept and not slots:
             return PassResult(patterns=(Pattern("fp8", 0), *patterns(slots)), skips=tuple(skips), notes=notes)
 
-        lift(model, 21 if self.block_size else 19, "FP8")
         editor = Editor(model)
         changed: list[str] = []
         ready: list[Quantized] = []

@@ -41,7 +41,7 @@ class QuantizeInt4(Pass):
     Weights stay lazy: each is read, quantized and written when the model is saved, one at a time.
     """
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     ops: tuple[Literal["MatMul", "Gemm"], ...] = pydantic.Field(
         ("MatMul", "Gemm"), description="Operator types whose weights are quantized."
@@ -106,7 +106,12 @@ class QuantizeInt4(Pass):
 
     def apply(self, model: ir.Model, context: PassContext) -> PassResult:
         """Replace every weight that can be quantized; the rest is listed with its reason."""
+        standard_only = context.target.dialect != "onnxruntime"
+        use_nbits = self.form == "matmulnbits" or (self.form == "auto" and not standard_only)
         weights, skips = find_weights(model, self.ops, self.skip)
+        writes_blocks = any(not use_nbits or _matmul_nbits.reason_against(weight) for weight in weights)
+        if writes_blocks and lift(model, 21, "INT4 with block scales"):
+            weights, skips = find_weights(model, self.ops, self.skip)
         scaled: dict[str, int] = {}
         if self.algorithm == "awq":
             groups = by_input(model, weights)
@@ -115,8 +120,6 @@ class QuantizeInt4(Pass):
             )
             scaled = apply_factors(model, groups, awq_factors(model, groups, context, "quantize.int4", restore))
             weights, skips = find_weights(model, self.ops, self.skip)
-        standard_only = context.target.dialect != "onnxruntime"
-        use_nbits = self.form == "matmulnbits" or (self.form == "auto" and not standard_only)
         kept: list[tuple[Weight, bool]] = []
         notes = []
         for weight in weights:
@@ -129,8 +132,6 @@ class QuantizeInt4(Pass):
                 notes.append(f"'{weight.name}' takes the standard form: {fallback}.")
             kept.append((weight, use_nbits and fallback is None))
 
-        if any(not nbits for _, nbits in kept):
-            lift(model, 21, "INT4 with block scales")
         changed: list[str] = []
         prepared: list[tuple[Weight, bool, Mapping[str, ir.TensorProtocol]]] = []
         before = after = 0

@@ -33,7 +33,7 @@ from passes.target import Target
 class QuantizeInt4Planes(Pass):
     """Store the weights of MatMul and Gemm as the sum of two 4-bit weights with block scales."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     ops: tuple[Literal["MatMul", "Gemm"], ...] = pydantic.Field(
         ("MatMul", "Gemm"), description="Operator types whose weights are quantized."
@@ -59,6 +59,8 @@ class QuantizeInt4Planes(Pass):
     def apply(self, model: ir.Model, context: PassContext) -> PassResult:
         """Replace every weight that can be quantized; the rest is listed with its reason."""
         weights, skips = find_weights(model, self.ops, self.skip)
+        if weights and self.form == "standard" and lift(model, 21, "INT4 with block scales"):
+            weights, skips = find_weights(model, self.ops, self.skip)
         taken = taken_names(model)
         doubled: dict[tuple[ir.Graph, ir.Value], ir.Value] = {}
         changed: list[str] = []
@@ -69,8 +71,6 @@ class QuantizeInt4Planes(Pass):
             if reason is not None:
                 skips += [use.skip(reason) for use in weight.uses]
                 continue
-            if self.form == "standard" and not changed:
-                lift(model, 21, "INT4 with block scales")
             parts = PlaneParts(weight, self.block_size, by_column=self.form == "matmulnbits")
             before, after = before + weight.tensor.nbytes, after + parts.nbytes
             changed += [use.name for use in weight.uses]

@@ -27,6 +27,7 @@ from passes import names, numerics
 from passes.base import Pass, PassContext, PassResult, Pattern
 from passes.calibration import Method, MethodName
 from passes.layers import Layer
+from passes.opset import lift
 from passes.qdq import Editor, drop_unused_constants
 from passes.quantize import _integer_ops
 from passes.quantize._channel_weights import SEVEN_BITS
@@ -37,11 +38,14 @@ from passes.quantize._results import repeat_before, result_of
 from passes.quantize._slots import Slot, skip_connections
 from passes.target import Target
 
+DYNAMIC, SCALES_PER_CHANNEL, SCALES_IN_16_BITS = 11, 13, 19
+"""Opsets of DynamicQuantizeLinear, and of QuantizeLinear with an axis and with FLOAT16 scales (ONNX operators)."""
+
 
 class QuantizeInt8(Pass):
     """Quantize weighted layers to INT8."""
 
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
 
     activations: Literal["dynamic", "static"] = pydantic.Field(
         default="dynamic",
@@ -119,6 +123,8 @@ class QuantizeInt8(Pass):
         """
         wanted = self.ops or context.target.quantize.ops.get("int8", ("MatMul", "Gemm", "Conv"))
         found, skips = weighted.find(model, wanted)
+        if lift(model, self._least_opset(found, model, context), "INT8"):
+            found, skips = weighted.find(model, wanted)
         candidates: list[Layer] = []
         at_edge = at_edges(
             model, [layer.node for layer in found], context.target, "int8",
@@ -179,6 +185,19 @@ class QuantizeInt8(Pass):
     def _grid(self, target: Target) -> numerics.Format:
         seven = self.weight_bits == 7 or (self.weight_bits == "auto" and target.sums_in_16_bits)
         return SEVEN_BITS if seven else numerics.INT8
+
+    def _least_opset(self, found: list[Layer], model: ir.Model, context: PassContext) -> int:
+        """What the operators of the layers that are to be quantized need."""
+        integer = context.target.quantize.integer_ops
+        least = 0
+        for layer in found:
+            if self._refusal(layer, model, context) is not None:
+                continue
+            if layer.weight.dtype != ir.DataType.FLOAT:
+                return SCALES_IN_16_BITS
+            in_pairs = layer.node.op_type not in MATRICES or not integer
+            least = max(least, SCALES_PER_CHANNEL if in_pairs else DYNAMIC)
+        return least
 
     def _refusal(self, layer: Layer, model: ir.Model, context: PassContext) -> str | None:
         if names.matches(layer.node, self.skip):
