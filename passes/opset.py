@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+from collections.abc import Iterator
+
 import onnx_ir as ir
 
+from passes import conversion
 from passes.base import PassFailed
 
-IR_VERSIONS = {20: 9, 21: 10, 22: 10, 23: 11, 24: 12, 25: 12}
+IR_VERSIONS = {
+    10: 5, 11: 6, 12: 7, 13: 7, 14: 7, 15: 8, 16: 8, 17: 8, 18: 8, 19: 9, 20: 9, 21: 10, 22: 10,
+    23: 11, 24: 12, 25: 12,
+}  # fmt: skip
 """Least IR version for an opset (onnx/docs/Versioning.md)."""
+
+WEIGHTS_APART = 4
+"""First IR version whose initializers need not be inputs."""
 
 
 def current(model: ir.Model) -> int:
@@ -18,7 +29,7 @@ def current(model: ir.Model) -> int:
 def lift(model: ir.Model, least: int, why: str = "a fused operator") -> bool:
     """Convert `model` to standard opset `least` in place, if it is below.
 
-    From below opset 18 every node and value is made anew, under its name and with its metadata.
+    Values keep their names, weights their tensors and nodes their notes, but graph and nodes may be new objects.
 
     Args:
         model: The model.
@@ -26,7 +37,7 @@ def lift(model: ir.Model, least: int, why: str = "a fused operator") -> bool:
         why: What needs it, for the message: "INT4 with block scales".
 
     Returns:
-        Whether it was converted: nodes and values found before are then no longer the model's.
+        Whether it was converted; what was found in the model before must then be found again.
 
     Raises:
         PassFailed: When an operator in the model cannot be converted.
@@ -38,35 +49,57 @@ def lift(model: ir.Model, least: int, why: str = "a fused operator") -> bool:
     from onnxscript import version_converter
     from onnxscript.version_converter._version_converter import VersionConverterError
 
-    known = _metadata(model)
-    try:
-        version_converter.convert_version(model, least, fallback=True)
-    except VersionConverterError as fault:
+    if "ai.onnx" in model.opset_imports:  # the converter looks for the other spelling
+        model.opset_imports[""] = model.opset_imports.pop("ai.onnx")
+    reason = conversion.refusal(model, before, least)
+    if not reason:
+        kept = conversion.remember(model)
+        with _listening() as heard:
+            try:
+                version_converter.convert_version(model, least, fallback=True)
+            except VersionConverterError as fault:
+                heard.append(str(fault))
+        if heard or current(model) < least:
+            reason = heard[0] if heard else f"the converter stopped at {current(model)}"
+    if reason:
         raise PassFailed(
-            f"{why} needs opset {least}, this model has {before} and cannot be converted: {fault}. "
+            f"{why} needs opset {least}, this model has {before} and cannot be converted: {reason.strip()}. "
             f"Export it with opset {least} or newer."
-        ) from fault
-    if current(model) < least:
-        raise PassFailed(
-            f"{why} needs opset {least}, this model has {before} and the converter stopped at "
-            f"{current(model)}. Export it with opset {least} or newer."
         )
-    for node in model.graph.all_nodes():
-        for key, text in known.get(_result(node), {}).items():
-            node.metadata_props.setdefault(key, text)
-    model.ir_version = max(model.ir_version, IR_VERSIONS.get(least, 10))
+    conversion.restore(model, kept, before)
+    model.ir_version = max(model.ir_version, IR_VERSIONS.get(least, WEIGHTS_APART))
     return True
 
 
-def _metadata(model: ir.Model) -> dict[str, dict[str, str]]:
-    """Each node's metadata by the name of its first result; what branches name alike only where they agree."""
-    known: dict[str, dict[str, str]] = {}
-    for node in model.graph.all_nodes():
-        own = dict(node.metadata_props)
-        if known.setdefault(_result(node), own) != own:
-            known[_result(node)] = {}
-    return known
+class _Faults(logging.Handler):
+    """Keeps why a conversion failed: onnxscript logs it and leaves the model, or a node, as it was."""
+
+    def __init__(self, heard: list[str]) -> None:
+        super().__init__(logging.WARNING)
+        self._heard = heard
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info and record.exc_info[1] is not None:
+            self._heard.append(str(record.exc_info[1]))
+        elif str(record.msg).startswith("Skipping version conversion"):
+            self._heard.append(record.getMessage())
 
 
-def _result(node: ir.Node) -> str:
-    return next((value.name for value in node.outputs if value.name), "")
+@contextlib.contextmanager
+def _listening() -> Iterator[list[str]]:
+    """What goes wrong inside, instead of the libraries' warnings on stderr."""
+    heard: list[str] = []
+    faults = _Faults(heard)
+    loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir")]
+    before = [(logger.propagate, logger.level) for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.propagate = False
+            logger.setLevel(logging.WARNING)
+            logger.addHandler(faults)
+        yield heard
+    finally:
+        for logger, (propagate, level) in zip(loggers, before, strict=True):
+            logger.removeHandler(faults)
+            logger.propagate = propagate
+            logger.setLevel(level)

@@ -26,6 +26,31 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 MATRICES = ("MatMul", "Gemm")
 
+SIXTEEN_BITS = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+
+QDQ_PER_CHANNEL = 13
+"""First opset whose DequantizeLinear takes an axis."""
+
+QDQ_IN_16_BITS = 19
+"""First opset whose QuantizeLinear and DequantizeLinear take scales in 16 bits."""
+
+
+def least_opset(layers: Sequence[Layer], integer: bool, *, static: bool) -> int:
+    """The standard opset that the quantized layers need (versions of the operators, onnx/docs/Operators.md).
+
+    Args:
+        layers: Layers to be quantized; without any, nothing is needed.
+        integer: Whether matrix layers become ONNX Runtime's integer operators.
+        static: Whether activations have calibrated scales: QuantizeLinear, else DynamicQuantizeLinear.
+    """
+    needed = [1]
+    for layer in layers:
+        if integer and layer.node.op_type in MATRICES:
+            needed.append(10 if static else 11)
+        else:  # a scale per channel, and since 19 in 16 bits
+            needed.append(QDQ_IN_16_BITS if layer.weight.dtype in SIXTEEN_BITS else QDQ_PER_CHANNEL)
+    return max(needed)
+
 
 @dataclasses.dataclass(frozen=True)
 class Choices:

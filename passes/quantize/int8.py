@@ -12,7 +12,7 @@ and whether the first and last layer stay as they are (`keep_first`, `keep_last`
 
 Leaves alone, each named with its reason: weights that are not stored constants or not of rank 2, layers in local
 functions, weights that are all zero or not finite, activations that calibration found dead or not finite, what
-`skip` names.
+`skip` names. A model of an older opset than these operators is converted first.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import pydantic
 
 from passes import layers as weighted
 from passes import names, numerics
-from passes.base import Pass, PassContext, PassResult, Pattern
+from passes.base import Pass, PassContext, PassResult, Pattern, Skip
 from passes.calibration import Method, MethodName
 from passes.layers import Layer
 from passes.opset import lift
@@ -32,14 +32,11 @@ from passes.qdq import Editor, drop_unused_constants
 from passes.quantize import _integer_ops
 from passes.quantize._channel_weights import SEVEN_BITS
 from passes.quantize._edges import Choice, at_edges
-from passes.quantize._int8_layers import MATRICES, Choices, LayerWork
+from passes.quantize._int8_layers import MATRICES, Choices, LayerWork, least_opset
 from passes.quantize._learned import Lessons, learn
 from passes.quantize._results import repeat_before, result_of
 from passes.quantize._slots import Slot, skip_connections
 from passes.target import Target
-
-DYNAMIC, SCALES_PER_CHANNEL, SCALES_IN_16_BITS = 11, 13, 19
-"""Opsets of DynamicQuantizeLinear, and of QuantizeLinear with an axis and with FLOAT16 scales (ONNX operators)."""
 
 
 class QuantizeInt8(Pass):
@@ -119,23 +116,13 @@ class QuantizeInt8(Pass):
         """Quantize every layer that can be, and name the others.
 
         Raises:
-            PassFailed: When calibration is needed and its data is missing or unusable.
+            PassFailed: When calibration is needed and its data is missing or unusable, or the model's opset is too
+                old and cannot be converted.
         """
-        wanted = self.ops or context.target.quantize.ops.get("int8", ("MatMul", "Gemm", "Conv"))
-        found, skips = weighted.find(model, wanted)
-        if lift(model, self._least_opset(found, model, context), "INT8"):
-            found, skips = weighted.find(model, wanted)
-        candidates: list[Layer] = []
-        at_edge = at_edges(
-            model, [layer.node for layer in found], context.target, "int8",
-            first=self.first_layer, last=self.last_layer,
-        )  # fmt: skip
-        for layer in found:
-            reason = self._refusal(layer, model, context) or at_edge.get(layer.node)
-            if reason is None:
-                candidates.append(layer)
-            else:
-                skips.append(weighted.skip(layer.node, reason))
+        candidates, skips = self._candidates(model, context)
+        least = least_opset(candidates, context.target.quantize.integer_ops, static=self.activations == "static")
+        if lift(model, least, "INT8"):
+            candidates, skips = self._candidates(model, context)
         slots = self._slots(model, candidates, context.target)
         results = self._results(model, candidates, context.target)
         besides = [*(slot.name for slot in slots), *(str(value.name) for value in results.values())]
@@ -182,22 +169,26 @@ class QuantizeInt8(Pass):
             notes=lessons.notes,
         )
 
+    def _candidates(self, model: ir.Model, context: PassContext) -> tuple[list[Layer], list[Skip]]:
+        """The layers to quantize, and the others with their reasons; nothing is changed."""
+        wanted = self.ops or context.target.quantize.ops.get("int8", ("MatMul", "Gemm", "Conv"))
+        found, skips = weighted.find(model, wanted)
+        at_edge = at_edges(
+            model, [layer.node for layer in found], context.target, "int8",
+            first=self.first_layer, last=self.last_layer,
+        )  # fmt: skip
+        candidates: list[Layer] = []
+        for layer in found:
+            reason = self._refusal(layer, model, context) or at_edge.get(layer.node)
+            if reason is None:
+                candidates.append(layer)
+            else:
+                skips.append(weighted.skip(layer.node, reason))
+        return candidates, skips
+
     def _grid(self, target: Target) -> numerics.Format:
         seven = self.weight_bits == 7 or (self.weight_bits == "auto" and target.sums_in_16_bits)
         return SEVEN_BITS if seven else numerics.INT8
-
-    def _least_opset(self, found: list[Layer], model: ir.Model, context: PassContext) -> int:
-        """What the operators of the layers that are to be quantized need."""
-        integer = context.target.quantize.integer_ops
-        least = 0
-        for layer in found:
-            if self._refusal(layer, model, context) is not None:
-                continue
-            if layer.weight.dtype != ir.DataType.FLOAT:
-                return SCALES_IN_16_BITS
-            in_pairs = layer.node.op_type not in MATRICES or not integer
-            least = max(least, SCALES_PER_CHANNEL if in_pairs else DYNAMIC)
-        return least
 
     def _refusal(self, layer: Layer, model: ir.Model, context: PassContext) -> str | None:
         if names.matches(layer.node, self.skip):
