@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from passes import matching as m
 from passes.layers import Layer
 from passes.qdq import Editor, fake_quantize, insert_after_source, stored_weight
 from passes.quantize._channel_weights import ChannelWeight
@@ -92,7 +93,7 @@ def replace_bias(editor: Editor, layer: Layer, bias: Array) -> None:
 
 
 def place_activation(editor: Editor, where: Slot, activation: Activation, kind: ir.DataType) -> None:
-    """Put Q/DQ on one input of a node.
+    """Put Q/DQ on one input of a node, unless an earlier step's pair gives the value.
 
     Args:
         editor: Names and sharing.
@@ -102,6 +103,8 @@ def place_activation(editor: Editor, where: Slot, activation: Activation, kind: 
     """
     source, graph = where.value, where.node.graph
     assert isinstance(graph, ir.Graph)
+    if _is_behind_pair(source, activation):
+        return
     scale, zero = _constants(editor, source, activation, kind)
     where.node.replace_input_with(where.index, fake_quantize(editor, source, graph, scale, zero, None))
 
@@ -116,6 +119,21 @@ def place_result(editor: Editor, result: ir.Value, activation: Activation, kind:
         kind: What the node computes in.
     """
     quantize_result(editor, result, *_constants(editor, result, activation, kind))
+
+
+def _is_behind_pair(value: ir.Value, activation: Activation) -> bool:
+    """Whether the value has 8 bits already, of one scale and of the type that the activation's would have."""
+    dequantize = m.made_by(value, "DequantizeLinear")
+    quantize = None if dequantize is None else m.made_by(dequantize.inputs[0], "QuantizeLinear")
+    if quantize is None or len(quantize.inputs) < 3 or quantize.inputs[1] is None:
+        return False
+    zero = m.constant(quantize.inputs[2])
+    return (
+        m.rank(quantize.inputs[1]) == 0
+        and zero is not None
+        and zero.dtype == (np.int8 if activation.signed else np.uint8)
+        and (not activation.signed or not zero.any())
+    )
 
 
 def _factors_behind(editor: Editor, layer: Layer, weight: ChannelWeight) -> Array:

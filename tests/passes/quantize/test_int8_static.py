@@ -13,6 +13,7 @@ import pytest
 
 from passes.base import PassFailed, PassResult
 from passes.quantize.int8 import QuantizeInt8
+from passes.target import Target
 from tests.support.calibration import Batches, normal
 from tests.support.runner import CPU, TENSORRT, context, run, session
 
@@ -270,3 +271,22 @@ def test_tensorrt_refuses_dynamic_activations_before_the_model_is_touched() -> N
     assert QuantizeInt8(activations="static").check(TENSORRT) is None
     assert QuantizeInt8(activations="static").requires_calibration()
     assert not QuantizeInt8().requires_calibration()
+
+
+@pytest.mark.parametrize("target", [CPU, TENSORRT], ids=["ONNX Runtime", "TensorRT"])
+def test_a_second_step_reads_the_pairs_of_the_first(target: Target) -> None:
+    model, whole = cnn(), cnn()
+    batches = normal((4, 4, 8, 8))
+    options: dict[str, Any] = {"activations": "static", "last_layer": "quantize"}
+    for place, node in enumerate(model.graph):
+        node.name = f"n{place}"
+    expected = run(model, dict(batches.batches[0]))["y"]
+    for skip in (["n2", "n4"], ["n4"], []):
+        QuantizeInt8(skip=tuple(skip), **options).apply(model, context(target, calibration=batches))
+    QuantizeInt8(**options).apply(whole, context(target, calibration=batches))
+    for quantize in (node for node in model.graph if node.op_type == "QuantizeLinear"):
+        producer = quantize.inputs[0].producer() if quantize.inputs[0] is not None else None
+        assert producer is None or producer.op_type != "DequantizeLinear"
+    assert Counter(node.op_type for node in model.graph) == Counter(node.op_type for node in whole.graph)
+    got = run(model, dict(batches.batches[0]))["y"]
+    assert np.abs(got - expected).max() < 0.05 * np.abs(expected).max()
