@@ -60,9 +60,12 @@ def measure(
     for name in nodes:
         original = by_name[name]
         output = original.outputs[0]
+        data, weight, *rest = original.inputs
+        assert weight is not None
         twin = editor.node(
-            original.op_type, original.inputs, [f"{output.name}_twin"], attributes=original.attributes
-        )
+            original.op_type, [data, _copy(editor, weight, original), *rest], [f"{output.name}_twin"],
+            attributes=original.attributes,
+        )  # fmt: skip
         twin.name = TWIN + name
         twin.outputs[0].type, twin.outputs[0].shape = output.type, output.shape
         difference = editor.node("Sub", [twin.outputs[0], output], [f"{output.name}_difference"])
@@ -71,6 +74,10 @@ def measure(
         )
         whole = editor.node("ReduceSumSquare", [output], [f"{output.name}_energy"], attributes={"keepdims": 0})
         work.graph.insert_after(original, [twin, difference, lost, whole])
+        kind = output.type or next((value.type for value in original.inputs if value and value.type), None)
+        for made in (lost, whole):  # or a conversion to a newer opset drops what nothing reads
+            made.outputs[0].type, made.outputs[0].shape = kind, ir.Shape(())
+            work.graph.outputs.append(made.outputs[0])
         errors[name] = str(output.name)
     places = _places(model, [node for node in model.graph if node.name in errors], form, quantizer, context)
     result = _wherever(quantizer).apply(work, context)
@@ -89,6 +96,27 @@ def measure(
         )
         for name, output in errors.items()
     }
+
+
+def _copy(editor: Editor, weight: ir.Value, before: ir.Node) -> ir.Value:
+    """A weight of the twins' own: formats leave one alone that something else reads in floating point."""
+
+    def make() -> ir.Value:
+        maker, stored = weight.producer(), weight.const_value
+        if maker is None:
+            assert stored is not None
+            lazy = ir.LazyTensor(lambda: stored, dtype=stored.dtype, shape=ir.Shape(stored.shape.numpy()))
+            return editor.tensor(f"{weight.name}_twin", lazy)
+        inputs = [
+            _copy(editor, value, before) if at == 0 and value else value for at, value in enumerate(maker.inputs)
+        ]
+        node = editor.node(maker.op_type, inputs, [f"{weight.name}_twin"], attributes=maker.attributes)
+        node.outputs[0].type, node.outputs[0].shape = weight.type, weight.shape
+        editor.model.graph.insert_before(before, node)
+        return node.outputs[0]
+
+    made: ir.Value = editor.shared(("twin", id(weight)), make)
+    return made
 
 
 def _places(

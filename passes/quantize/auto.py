@@ -19,7 +19,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import onnx_ir as ir
 import pydantic
@@ -39,6 +39,8 @@ OPS = ("MatMul", "Gemm", "Conv")
 
 class QuantizeAuto(Pass):
     """Search for the fastest mixture of formats that meets an accuracy budget."""
+
+    version: ClassVar[int] = 2
 
     needs_calibration = True
 

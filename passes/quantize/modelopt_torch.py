@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -26,7 +26,7 @@ from passes import lessons, names, numerics
 from passes.base import Pass, PassContext, PassFailed, PassResult, Pattern, Skip
 from passes.layers import Layer
 from passes.lessons import LayerLesson
-from passes.opset import current, lift
+from passes.opset import lift
 from passes.qdq import Editor, drop_unused_constants, fake_quantize
 from passes.quantize import _fp4_activations, _integer_ops, _modelopt_run
 from passes.quantize._channel_weights import SEVEN_BITS
@@ -40,6 +40,9 @@ Config = Literal[
 ]  # fmt: skip
 
 OPSETS = {"int8": 13, "fp8": 19, "int4": 21, "nvfp4": 23}
+"""Least opset of each format's quantizers."""
+
+SCALES_IN_16_BITS = 19
 
 UINT8_MIDDLE = 128
 """Zero of uint8 inputs for ONNX Runtime: int8's 256 steps, in the type that its kernels are much faster with."""
@@ -61,6 +64,8 @@ GONE = "no layer of the graph comes from it: another pass merged it, or the mode
 
 class QuantizeModelOptTorch(Pass):
     """Place what ModelOpt's torch-side configurations learned (needs the extra `modelopt` and a PyTorch source)."""
+
+    version: ClassVar[int] = 2
 
     needs_calibration = True
 
@@ -113,9 +118,7 @@ class QuantizeModelOptTorch(Pass):
         """
         taught = self._read(context)
         chosen, skips = self._choose(model, taught.layers, context.target)
-        opset = max((OPSETS[item.lesson.weight] for item in chosen if item.lesson.weight), default=0)
-        if current(model) < opset:
-            lift(model, opset, "what ModelOpt chose")
+        if lift(model, max(map(_least_opset, chosen), default=0), "what ModelOpt chose"):
             chosen, skips = self._choose(model, taught.layers, context.target)  # conversion may replace nodes
         editor = Editor(model)
         spent: list[ir.Value] = []
@@ -189,6 +192,12 @@ class QuantizeModelOptTorch(Pass):
         if isinstance(found, LearnedWeight) and narrow and lesson.weight == lesson.input == "int8":
             return dataclasses.replace(found, integers=SEVEN_BITS)
         return found
+
+
+def _least_opset(item: LearnedWeight) -> int:
+    """What the layer's quantizers need; their scales have the type that it computes in."""
+    least = OPSETS[item.lesson.weight] if item.lesson.weight else 0
+    return least if item.layer.weight.dtype == ir.DataType.FLOAT else max(least, SCALES_IN_16_BITS)
 
 
 def _precision_of(config: str) -> str:

@@ -18,10 +18,12 @@ from tests.support.calibration import Batches, normal
 from tests.support.runner import TENSORRT, context, run
 
 LAYERS = 6
+ANY = TENSORRT.model_copy(update={"precisions": (*TENSORRT.precisions, "int4")})
+QUANTIZED = (ir.DataType.INT8, ir.DataType.FLOAT8E4M3FN, ir.DataType.INT4, ir.DataType.UINT4)
 STATIC = {"int8": {"activations": "static"}}
 
 
-def branches(spoiled: tuple[int, ...]) -> ir.Model:
+def branches(spoiled: tuple[int, ...], opset: int = 20) -> ir.Model:
     """The sum of six layers; the spoiled ones have giant weights that cancel, so that INT8 loses the others."""
     rng = np.random.default_rng(2)
     lines, arrays, at = [], {}, "x"
@@ -34,7 +36,7 @@ def branches(spoiled: tuple[int, ...]) -> ir.Model:
         lines += [f"[layer{index}] m{index} = MatMul(x, w{index})", f"h{index} = Add(m{index}, {at})"]
         at = f"h{index}"
     model = ir.from_onnx_text(
-        '<ir_version: 10, opset_import: ["" : 20]> g (float[n, 32] x0) => (float[n, 32] y) '
+        f'<ir_version: 10, opset_import: ["" : {opset}]> g (float[n, 32] x0) => (float[n, 32] y) '
         "{ left = Gather <axis=1> (x0, pair) x = Identity(left) " + " ".join(lines) + f" y = Identity({at}) }}"
     )
     arrays["pair"] = np.array([0, 0, *range(2, 32)], np.int64)
@@ -69,7 +71,7 @@ class RealJudge:
 
     def latency_ms(self, model: ir.Model) -> float:
         weights = [value for value in model.graph.initializers.values() if value.shape and value.shape.rank() == 2]
-        quantized = sum(value.dtype == ir.DataType.INT8 for value in weights)
+        quantized = sum(value.dtype in QUANTIZED for value in weights)
         return 10.0 + quantized * (1 if self.slow_when_quantized else -1)
 
 
@@ -105,6 +107,28 @@ def test_exactly_the_spoiled_layers_are_left_out_named_and_pasteable() -> None:
     assert sum(note.startswith("Trial") for note in result.notes) == result.figures["evaluations"]
     assert result.figures["evaluations allowed"] == 24
     assert float(result.figures["minutes"]) < float(result.figures["minutes allowed"])
+
+
+@pytest.mark.parametrize("name", ["fp8", "int4"])
+def test_formats_that_want_a_weight_for_themselves_are_measured_too(name: str) -> None:
+    options = {"fp8": {"activations": "none"}, "int4": {"form": "standard", "block_size": 32}}[name]
+    model = branches(())
+    judge, world = setting(model)
+    world = dataclasses.replace(world, target=ANY)  # type: ignore[type-var]
+    result = QuantizeAuto(formats=(name,), options={name: options}, budget=0.98).apply(model, world)  # type: ignore[arg-type]
+    assert result.rewrites == LAYERS
+    assert sum(node.op_type == "DequantizeLinear" for node in model.graph) == LAYERS
+    assert judge.accuracy(model)["cosine"] >= 0.98
+
+
+@pytest.mark.parametrize(("opset", "options"), [(11, STATIC), (18, {"fp8": {"activations": "none"}})])
+def test_a_model_of_an_old_opset_is_measured_too(opset: int, options: dict[str, dict[str, object]]) -> None:
+    model = branches((1, 4), opset)
+    judge, world = setting(model)
+    result = QuantizeAuto(formats=tuple(options), options=options, budget=0.99).apply(model, world)  # type: ignore[arg-type]
+    assert result.rewrites
+    assert model.opset_imports[""] > opset
+    assert judge.accuracy(model)["cosine"] >= 0.99
 
 
 def test_when_quantizing_is_not_faster_the_model_stays_as_it_was() -> None:

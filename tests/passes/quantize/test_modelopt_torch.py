@@ -264,6 +264,22 @@ def test_what_cannot_be_placed_is_named_with_its_reason(tmp_path: Path) -> None:
     assert ir.to_proto(model).SerializeToString(deterministic=True) == before
 
 
+def test_scales_in_fp16_raise_the_opset(tmp_path: Path) -> None:
+    text = IMAGE.replace("float[", "float16[").replace('"" : 20', '"" : 18')
+    model = build(text, w=(8, 4, 3, 3), c=(8,))
+    for value in model.graph.initializers.values():
+        value.const_value = ir.tensor(value.const_value.numpy().astype(np.float16), name=value.name)
+        value.type = ir.TensorType(ir.DataType.FLOAT16)
+    held = model.graph.initializers["w"].const_value.numpy().astype(np.float32)
+    x = {"x": np.random.default_rng(5).normal(0, 1, (2, 4, 8, 8)).astype(np.float16)}
+    expected = run(model, x)["y"].astype(np.float32)
+    world = context(TENSORRT, **taught(tmp_path, lesson("net.folded", held)))
+    assert QuantizeModelOptTorch().apply(model, world).rewrites == 1
+    assert model.opset_imports[""] == 19
+    got = run(model, x)["y"].astype(np.float32)
+    assert 0 < np.linalg.norm(got - expected) / np.linalg.norm(expected) < 0.03  # 8 bits: 1 to 2 %
+
+
 def test_without_lessons_it_says_what_kind_of_source_it_needs() -> None:
     with pytest.raises(PassFailed, match="source is of kind torch or huggingface"):
         QuantizeModelOptTorch().apply(mlp(), context())
