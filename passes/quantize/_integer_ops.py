@@ -17,6 +17,7 @@ import onnx_ir as ir
 from passes.layers import Layer
 from passes.qdq import Editor, insert_after_source
 from passes.quantize._channel_weights import ChannelWeight
+from passes.quantize._pairs import pair_behind, quantizers_on, stored_scale
 from passes.quantize._placing import Activation, Array, smoothed
 from passes.weights import Constant
 
@@ -56,7 +57,10 @@ def replace_layer(
         The new node that computes the layer.
     """
     source = smoothed(editor, layer, divisor)
-    if static is None:
+    known = _known(editor, source, layer.graph, static)
+    if known is not None:
+        quantized, scale, zero_point = known
+    elif static is None:
         quantized, scale, zero_point = _dynamic(editor, source, layer.graph)
     else:
         quantized, scale, zero_point = _static(editor, source, layer.graph, static)
@@ -109,6 +113,28 @@ def _take_place(layer: Layer, node: ir.Node) -> None:
             layer.graph.remove(item, safe=True)
 
 
+def _known(
+    editor: Editor, value: ir.Value, graph: ir.Graph, static: Activation | None
+) -> tuple[ir.Value, ir.Value, ir.Value] | None:
+    """(8-bit value, scale, zero point) by an earlier step's quantizer: nothing is rounded a second time.
+
+    Either `value` comes from a pair, or a quantizer of the same kind, calibrated or dynamic, reads it already.
+    """
+    behind = pair_behind(value, signed=False)
+    if behind is not None:
+        pair, moved = behind
+        stored = _quantized(editor, value, graph, pair.scale, pair.zero_point) if moved else pair.stored
+        return stored, pair.scale, pair.zero_point
+    if static is None:
+        dynamic = next(quantizers_on(value, graph, "DynamicQuantizeLinear"), None)
+        return None if dynamic is None else (dynamic.outputs[0], dynamic.outputs[1], dynamic.outputs[2])
+    for quantize in quantizers_on(value, graph, "QuantizeLinear"):
+        found = stored_scale(quantize, signed=False)
+        if found is not None:
+            return quantize.outputs[0], *found
+    return None
+
+
 def _dynamic(editor: Editor, value: ir.Value, graph: ir.Graph) -> tuple[ir.Value, ir.Value, ir.Value]:
     def make() -> tuple[ir.Value, ir.Value, ir.Value]:
         stem = value.name or "activation"
@@ -131,6 +157,11 @@ def _static(
 ) -> tuple[ir.Value, ir.Value, ir.Value]:
     step = editor.constant(f"{value.name}_scale", np.asarray(static.scale, np.float32))
     zero = editor.constant(f"{value.name}_zero_point", np.asarray(static.zero_point, np.uint8))
+    return _quantized(editor, value, graph, step, zero), step, zero
+
+
+def _quantized(editor: Editor, value: ir.Value, graph: ir.Graph, step: ir.Value, zero: ir.Value) -> ir.Value:
+    """`QuantizeLinear(value)` behind the value's source, one for all layers that read it with this scale."""
 
     def make() -> ir.Value:
         node = editor.node("QuantizeLinear", [value, step, zero], [f"{value.name}_uint8"], like=value.producer())
@@ -138,5 +169,5 @@ def _static(
         insert_after_source(value, graph, [node])
         return node.outputs[0]
 
-    quantized: ir.Value = editor.shared(("static", id(value), id(graph), static), make)
-    return quantized, step, zero
+    made: ir.Value = editor.shared(("static", id(value), id(graph), id(step), id(zero)), make)
+    return made

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from passes import matching as m
 from passes.layers import Layer
 from passes.qdq import Editor, fake_quantize, insert_after_source, stored_weight
 from passes.quantize._channel_weights import ChannelWeight
+from passes.quantize._pairs import pair_behind, pair_on
 from passes.quantize._results import quantize_result
 from passes.quantize._slots import Slot, slot
 
@@ -93,7 +93,9 @@ def replace_bias(editor: Editor, layer: Layer, bias: Array) -> None:
 
 
 def place_activation(editor: Editor, where: Slot, activation: Activation, kind: ir.DataType) -> None:
-    """Put Q/DQ on one input of a node, unless an earlier step's pair gives the value.
+    """Put Q/DQ on one input of a node, unless an earlier step's pair gives the value or reads it.
+
+    Where only operators that move values lie behind such a pair, its scale is repeated: the same numbers.
 
     Args:
         editor: Names and sharing.
@@ -103,9 +105,17 @@ def place_activation(editor: Editor, where: Slot, activation: Activation, kind: 
     """
     source, graph = where.value, where.node.graph
     assert isinstance(graph, ir.Graph)
-    if _is_behind_pair(source, activation):
+    behind = pair_behind(source, signed=activation.signed)
+    if behind is not None and not behind[1]:
         return
-    scale, zero = _constants(editor, source, activation, kind)
+    beside = None if behind else pair_on(source, graph, signed=activation.signed)
+    if beside is not None:
+        where.node.replace_input_with(where.index, beside.result)
+        return
+    if behind is not None:
+        scale, zero = behind[0].scale, behind[0].zero_point
+    else:
+        scale, zero = _constants(editor, source, activation, kind)
     where.node.replace_input_with(where.index, fake_quantize(editor, source, graph, scale, zero, None))
 
 
@@ -119,21 +129,6 @@ def place_result(editor: Editor, result: ir.Value, activation: Activation, kind:
         kind: What the node computes in.
     """
     quantize_result(editor, result, *_constants(editor, result, activation, kind))
-
-
-def _is_behind_pair(value: ir.Value, activation: Activation) -> bool:
-    """Whether the value has 8 bits already, of one scale and of the type that the activation's would have."""
-    dequantize = m.made_by(value, "DequantizeLinear")
-    quantize = None if dequantize is None else m.made_by(dequantize.inputs[0], "QuantizeLinear")
-    if quantize is None or len(quantize.inputs) < 3 or quantize.inputs[1] is None:
-        return False
-    zero = m.constant(quantize.inputs[2])
-    return (
-        m.rank(quantize.inputs[1]) == 0
-        and zero is not None
-        and zero.dtype == (np.int8 if activation.signed else np.uint8)
-        and (not activation.signed or not zero.any())
-    )
 
 
 def _factors_behind(editor: Editor, layer: Layer, weight: ChannelWeight) -> Array:

@@ -16,12 +16,7 @@ import onnx_ir as ir
 
 from passes import matching as m
 from passes.qdq import Editor, fake_quantize
-
-MOVES = frozenset({
-    "Concat", "DepthToSpace", "Flatten", "MaxPool", "Reshape", "Resize", "Slice", "SpaceToDepth", "Squeeze",
-    "Transpose", "Unsqueeze",
-})  # fmt: skip
-"""Operators that commute with a quantizer of one scale: each result is one of the inputs, unchanged."""
+from passes.quantize._pairs import MOVES, moves, pair_behind, pair_on
 
 
 def result_of(convolution: ir.Node) -> ir.Value:
@@ -40,7 +35,7 @@ def repeat_before(
 
     Only where nothing but the pair reads the operator's result, and the pair has one stored scale. A result that
     comes from a Relu is left to the pair of its own range where this one's is wider (`QLinearConcat` takes a scale
-    for each input).
+    for each input). What an earlier step's pair gives keeps its scale.
 
     Args:
         editor: Names and sharing.
@@ -58,7 +53,9 @@ def repeat_before(
         quantize = queue.pop()
         behind, scale, zero = quantize.inputs[0], quantize.inputs[1], quantize.inputs[2:3]
         mover = m.made_by(behind, *wanted) if wanted else None
-        if mover is None or behind is None or m.only_user(behind) is not quantize or not _moves(mover, graph):
+        if mover is None or behind is None or m.only_user(behind) is not quantize:
+            continue
+        if mover.graph is not graph or not moves(mover):
             continue
         if scale is None or not zero or zero[0] is None or m.rank(scale) != 0:
             continue
@@ -67,6 +64,9 @@ def repeat_before(
         for index in range(len(mover.inputs) if mover.op_type == "Concat" else 1):
             value = mover.inputs[index]
             if value is None or _is_pair(value, scale, zero[0]):
+                continue
+            earlier = pair_behind(value, signed=zero[0].dtype == ir.DataType.INT8)
+            if earlier is not None and not earlier[1]:
                 continue
             if value in results and _is_clipped_elsewhere(value, zero[0]):
                 continue
@@ -78,7 +78,7 @@ def repeat_before(
 
 
 def quantize_result(editor: Editor, value: ir.Value, scale: ir.Value, zero_point: ir.Value) -> None:
-    """Let everything that reads a convolution's result read a pair behind it.
+    """Let everything that reads a convolution's result read a pair behind it: an earlier step's where there is one.
 
     Args:
         editor: Names and sharing.
@@ -89,7 +89,8 @@ def quantize_result(editor: Editor, value: ir.Value, scale: ir.Value, zero_point
     producer = value.producer()
     assert producer is not None
     assert isinstance(producer.graph, ir.Graph)
-    pair = fake_quantize(editor, value, producer.graph, scale, zero_point, None)
+    known = pair_on(value, producer.graph, signed=zero_point.dtype == ir.DataType.INT8)
+    pair = known.result if known else fake_quantize(editor, value, producer.graph, scale, zero_point, None)
     dequantize = pair.producer()
     assert dequantize is not None
     assert dequantize.inputs[0] is not None
@@ -107,16 +108,6 @@ def has_pair(value: ir.Value) -> bool:
     """Whether nothing but one quantizer reads the value."""
     reader = m.only_user(value)
     return reader is not None and reader.op_type == "QuantizeLinear"
-
-
-def _moves(node: ir.Node, graph: ir.Graph) -> bool:
-    """Whether the node gives nothing but values that it read, as they were."""
-    if node.graph is not graph or len(node.outputs) > 1:
-        return False
-    if node.op_type != "Resize":
-        return True
-    fills = node.attributes.get_string("coordinate_transformation_mode", "") == "tf_crop_and_resize"
-    return node.attributes.get_string("mode", "nearest") == "nearest" and not fills
 
 
 def _is_clipped_elsewhere(value: ir.Value, zero_point: ir.Value) -> bool:

@@ -42,7 +42,7 @@ from passes.target import Target
 class QuantizeInt8(Pass):
     """Quantize weighted layers to INT8."""
 
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
 
     activations: Literal["dynamic", "static"] = pydantic.Field(
         default="dynamic",
