@@ -13,8 +13,27 @@ import onnx_ir as ir
 from passes import names
 from passes.quantize._graph import remove_if_unused
 from passes.quantize._weights import Use, Weight
+from passes.target import Target
 
 DOMAIN = "com.microsoft"
+
+
+def level_for(weight: Weight, wanted: int, target: Target) -> int:
+    """The accuracy level that a weight's products take where `wanted` is asked for.
+
+    With int8 activations (4) ONNX Runtime 1.32's CPU kernel needs constant scales: it is wrong, by as much as the
+    result, where they come from a node. In FP16 they do, since the runtime computes single FP16 nodes in FP32 and
+    puts a Cast on their inputs, which only its last level of graph optimisation folds. Level 1 computes in float32.
+    """
+    in_fp16 = weight.tensor.dtype == ir.DataType.FLOAT16
+    return 1 if wanted == 4 and in_fp16 and target.device == "cpu" else wanted
+
+
+IN_FLOATS = (
+    "MatMulNBits computes in float32 here (accuracy_level 1): with int8 activations ONNX Runtime's CPU is wrong on "
+    "FP16 models. Leave out cast.fp16 for the faster kernel."
+)
+"""The note where `level_for` takes another level than asked for."""
 
 
 def reason_against(weight: Weight) -> str | None:

@@ -41,7 +41,7 @@ class QuantizeInt4(Pass):
     Weights stay lazy: each is read, quantized and written when the model is saved, one at a time.
     """
 
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
 
     ops: tuple[Literal["MatMul", "Gemm"], ...] = pydantic.Field(
         ("MatMul", "Gemm"), description="Operator types whose weights are quantized."
@@ -76,7 +76,7 @@ class QuantizeInt4(Pass):
     accuracy_level: Literal[0, 1, 2, 3, 4] = pydantic.Field(
         4,
         description="What MatMulNBits computes in: 1 float32, 2 float16, 3 bfloat16, 4 int8 activations "
-        "(fastest), 0 its own choice.",
+        "(fastest; 1 instead for FP16 models on a CPU), 0 its own choice.",
     )
 
     @pydantic.field_validator("block_size")
@@ -143,8 +143,11 @@ class QuantizeInt4(Pass):
             prepared.append((weight, nbits, tensors))
             context.progress("quantize.int4", done + 1, len(kept))
         for weight, nbits, tensors in prepared:
-            self._replace(weight, tensors, taken, nbits=nbits)
-            if nbits:
+            level = _matmul_nbits.level_for(weight, self.accuracy_level, context.target) if nbits else None
+            self._replace(weight, tensors, taken, level)
+            if level is not None:
+                if level != self.accuracy_level and _matmul_nbits.IN_FLOATS not in notes:
+                    notes.append(_matmul_nbits.IN_FLOATS)
                 model.graph.opset_imports.setdefault(_matmul_nbits.DOMAIN, 1)
         figures: dict[str, float | int | str] = {"weight bytes before": before, "weight bytes after": after}
         figures.update({f"AWQ divisions {how}": count for how, count in scaled.items()})
@@ -195,17 +198,16 @@ class QuantizeInt4(Pass):
             yield weight, form[id(weight)], tensors
 
     def _replace(
-        self, weight: Weight, tensors: Mapping[str, ir.TensorProtocol], taken: set[str], *, nbits: bool
+        self, weight: Weight, tensors: Mapping[str, ir.TensorProtocol], taken: set[str], level: int | None
     ) -> None:
+        """Store a weight's parts; as MatMulNBits of that accuracy level, or None: behind DequantizeLinear."""
         graph = owning_graph(weight.value)
         held: list[ir.Value | None] = [
             add_initializer(graph, free_name(taken, f"{weight.name}.{part}"), tensor)
             for part, tensor in tensors.items()
         ]
-        if nbits:
-            _matmul_nbits.replace_products(
-                weight, held, block_size=self.block_size, accuracy_level=self.accuracy_level
-            )
+        if level is not None:
+            _matmul_nbits.replace_products(weight, held, block_size=self.block_size, accuracy_level=level)
             return
         dequantize = ir.node(
             "DequantizeLinear",

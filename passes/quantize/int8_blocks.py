@@ -32,7 +32,7 @@ class QuantizeInt8Blocks(Pass):
     Weights stay lazy: each is read, quantized and written when the model is saved, one at a time.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     ops: tuple[Literal["MatMul", "Gemm"], ...] = pydantic.Field(
         ("MatMul", "Gemm"), description="Operator types whose weights are quantized."
@@ -46,7 +46,8 @@ class QuantizeInt8Blocks(Pass):
     accuracy_level: Literal[0, 1, 2, 3, 4] = pydantic.Field(
         4,
         description="What MatMulNBits computes in: 1 float32, 2 float16, 3 bfloat16, 4 int8 activations "
-        "(fastest), 0 its own choice. For TensorRT always 1: the plugin sums in float32.",
+        "(fastest; 1 instead for FP16 models on a CPU), 0 its own choice. For TensorRT always 1: the plugin sums "
+        "in float32.",
     )
 
     def apply(self, model: ir.Model, context: PassContext) -> PassResult:
@@ -55,6 +56,7 @@ class QuantizeInt8Blocks(Pass):
         taken = taken_names(model)
         for_tensorrt = context.target.dialect == "tensorrt"
         changed: list[str] = []
+        notes: tuple[str, ...] = ()
         before = after = 0
         for done, weight in enumerate(weights):
             context.progress("quantize.int8_blocks", done, len(weights))
@@ -71,11 +73,14 @@ class QuantizeInt8Blocks(Pass):
                 add_initializer(graph, free_name(taken, f"{weight.name}.{part}"), tensor)
                 for part, tensor in tensors.items()
             ]
+            level = 1 if for_tensorrt else _matmul_nbits.level_for(weight, self.accuracy_level, context.target)
+            if not for_tensorrt and level != self.accuracy_level:
+                notes = (_matmul_nbits.IN_FLOATS,)
             _matmul_nbits.replace_products(
                 weight,
                 held,
                 block_size=self.block_size,
-                accuracy_level=1 if for_tensorrt else self.accuracy_level,
+                accuracy_level=level,
                 bits=8,
                 bias_apart=for_tensorrt,
             )
@@ -86,6 +91,7 @@ class QuantizeInt8Blocks(Pass):
             skips=tuple(skips),
             changed=tuple(changed),
             figures=figures if changed else {},
+            notes=notes,
         )
 
     def _reason_against(self, weight: Weight) -> str | None:
