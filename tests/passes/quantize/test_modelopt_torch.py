@@ -264,6 +264,19 @@ def test_what_cannot_be_placed_is_named_with_its_reason(tmp_path: Path) -> None:
     assert ir.to_proto(model).SerializeToString(deterministic=True) == before
 
 
+@pytest.mark.parametrize(("bits", "largest"), [("auto", 64), (8, 127)])
+def test_eight_bits_keep_the_learned_weights_where_a_processor_saturates(
+    bits: str | int, largest: int, tmp_path: Path
+) -> None:
+    model = mlp()
+    layers = [lesson(module, weight) for module, weight in weights(model).items()]
+    target = CPU.model_copy(update={"instructions": ("avx2",)})
+    result = QuantizeModelOptTorch(weight_bits=bits).apply(model, context(target, **taught(tmp_path, *layers)))
+    codes = [value.const_value for value in model.graph.initializers.values() if value.dtype == ir.DataType.INT8]
+    assert {int(np.abs(tensor.numpy().astype(np.int32)).max()) for tensor in codes} == {largest}
+    assert any("weight_bits: 8" in note for note in result.notes) == (bits == "auto")
+
+
 def test_scales_in_fp16_raise_the_opset(tmp_path: Path) -> None:
     text = IMAGE.replace("float[", "float16[").replace('"" : 20', '"" : 18')
     model = build(text, w=(8, 4, 3, 3), c=(8,))
