@@ -88,8 +88,8 @@ class QuantizeModelOptTorch(Pass):
     )
     weight_bits: Literal["auto", 8] = pydantic.Field(
         default="auto",
-        description="8 keeps INT8 weights as ModelOpt learned them; auto is 7 on x86 processors without VNNI, about "
-        "a tenth faster there and exact in any session, else 8.",
+        description="8 keeps INT8 weights as ModelOpt learned them; auto is 7 on x86 processors without VNNI, "
+        "about a tenth faster there and exact in any session, else 8.",
     )
 
     def missing(self) -> str | None:
