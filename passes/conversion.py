@@ -13,7 +13,7 @@ Each shows as other numbers or a model that does not load (onnx 1.21 against ONN
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -37,17 +37,20 @@ class _Graph:
     weights: Mapping[str, ir.TensorProtocol | None]
 
 
+NOTHING = _Graph({}, {}, {}, {})
+
+
 @dataclasses.dataclass(frozen=True)
 class Kept:
     """What a conversion shall not lose.
 
     Attributes:
         main: The main graph as it was.
-        graphs: One entry per graph, in `ir.Model.graphs`'s order.
+        graphs: What each held, by the first results of the nodes it lies in and the names of their attributes.
     """
 
     main: ir.Graph
-    graphs: tuple[_Graph, ...]
+    graphs: Mapping[tuple[str, ...], _Graph]
 
 
 def refusal(model: ir.Model, before: int, least: int) -> str:
@@ -64,14 +67,15 @@ def refusal(model: ir.Model, before: int, least: int) -> str:
 
 def remember(model: ir.Model) -> Kept:
     """What `restore` gives back."""
-    return Kept(model.graph, tuple(_graph(graph) for graph in model.graphs()))
+    return Kept(model.graph, {path: _graph(graph) for path, graph in _graphs(model.graph, ())})
 
 
 def restore(model: ir.Model, kept: Kept, before: int) -> None:
     """Put right a model that was converted from opset `before`, in place."""
     if model.graph is kept.main:  # onnxscript's own converter, which changes nodes in place
         return
-    for graph, known in zip(model.graphs(), kept.graphs, strict=True):
+    for path, graph in _graphs(model.graph, ()):
+        known = kept.graphs.get(path, NOTHING)
         graph.metadata_props.update(known.notes)
         for value in (*graph.inputs, *graph.initializers.values()):
             _restore_value(value, known)
@@ -87,6 +91,18 @@ def restore(model: ir.Model, kept: Kept, before: int) -> None:
                 _look_up_as_before(node)
             elif before < OWN_COORDINATES and node.op_type in ("Clip", "Pad"):
                 _retype_constants(node)
+
+
+def _graphs(graph: ir.Graph, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], ir.Graph]]:
+    """A graph and those in its nodes, each with where it lies."""
+    yield path, graph
+    for node in graph:
+        for attribute in node.attributes.values():
+            if attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) and not attribute.is_ref():
+                single = attribute.type == ir.AttributeType.GRAPH
+                inner = [attribute.as_graph()] if single else attribute.as_graphs()
+                for place, each in enumerate(inner):
+                    yield from _graphs(each, (*path, str(node.outputs[0].name), attribute.name, str(place)))
 
 
 def _graph(graph: ir.Graph) -> _Graph:

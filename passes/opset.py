@@ -46,6 +46,7 @@ def lift(model: ir.Model, least: int, why: str = "a fused operator") -> bool:
     if before >= least:
         return False
     # onnxscript takes a while to import; reading a recipe, which imports every pass it names, should not wait
+    from onnx_ir.passes.common import InlinePass
     from onnxscript import version_converter
     from onnxscript.version_converter._version_converter import VersionConverterError
 
@@ -53,6 +54,8 @@ def lift(model: ir.Model, least: int, why: str = "a fused operator") -> bool:
         model.opset_imports[""] = model.opset_imports.pop("ai.onnx")
     reason = conversion.refusal(model, before, least)
     if not reason:
+        if model.functions:  # the converter does so too, after which nothing would be known of their nodes
+            InlinePass()(model)
         kept = conversion.remember(model)
         with _listening() as heard:
             try:

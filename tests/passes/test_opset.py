@@ -87,6 +87,33 @@ def test_branches_are_converted_and_keep_their_notes() -> None:
     assert expected.items() <= found.items()
 
 
+def test_branches_that_nothing_reads_and_functions_with_branches_may_go_and_come() -> None:
+    branch = """If (c) <
+        then_branch = t () => (float[2, 1] {0}) {{ {0} = Neg({1}) }},
+        else_branch = e () => (float[2, 1] {0}n) {{ {0}n = Relu({1}) }}
+    >"""
+    text = f"""<ir_version: 8, opset_import: ["" : 11, "local" : 1]>
+    g (float[2, 1] x) => (float[2, 1] y) {{
+        c = Constant <value = bool {{1}}> ()
+        dead = {branch.format("p", "x")}
+        f = local.twice(x)
+        y = {branch.format("q", "f")}
+    }}
+    <domain: "local", opset_import: ["" : 11]>
+    twice (a) => (b) {{
+        c = Constant <value = bool {{0}}> ()
+        h = {branch.format("r", "a")}
+        b = Add(h, h)
+    }}"""
+    model = ir.from_proto(onnx.parser.parse_model(text))
+    (function,) = model.functions.values()
+    for node in (*ir.traversal.RecursiveGraphIterator(model.graph), *function):
+        node.metadata_props["of"] = str(node.outputs[0].name)
+    assert_same_numbers(model, 13)
+    found = {node.metadata_props.get("of") for node in ir.traversal.RecursiveGraphIterator(model.graph)}
+    assert {"c", "y", "q", "qn", "b"} <= found
+
+
 def test_weights_stay_the_tensors_they_were() -> None:
     model = model_of("g (float[n, 40] x) => (float[n, 40] y) { y = MatMul(x, w) }", 11)
     given = model.graph[0].inputs[1]
