@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import glob
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
@@ -13,6 +14,9 @@ NAME_SCOPES = "pkg.torch.onnx.name_scopes"
 
 MODULE = "pkg.model_optimize.module"
 """Key under which this project keeps a module name where the exporter left none."""
+
+BY_OUTPUT = "output:"
+"""Begins a pattern that is about the name of a node's first output, which no other node has."""
 
 
 def module_of(node: ir.Node) -> str:
@@ -42,12 +46,37 @@ def carry_module(source: ir.Node, *replacements: ir.Node) -> None:
 def matches(node: ir.Node, patterns: Iterable[str]) -> bool:
     """Whether a node is named by any of the shell-style patterns: node name, module or operator type.
 
-    A pattern that names a module also covers what lies below it: "encoder" matches "encoder.layer.0".
+    A pattern that names a module also covers what lies below it: "encoder" matches "encoder.layer.0". "output:h"
+    matches the one node whose first output is h.
     """
     module = module_of(node)
     for pattern in patterns:
+        if pattern.startswith(BY_OUTPUT):
+            if fnmatchcase(output_of(node), pattern.removeprefix(BY_OUTPUT)):
+                return True
+            continue
         if fnmatchcase(node.name or "", pattern) or fnmatchcase(node.op_type, pattern):
             return True
         if module and (fnmatchcase(module, pattern) or fnmatchcase(module, pattern + ".*")):
             return True
     return False
+
+
+def output_of(node: ir.Node) -> str:
+    """The name of a node's first output."""
+    return (node.outputs[0].name if node.outputs else None) or ""
+
+
+def selector(node: ir.Node, others: Iterable[ir.Node]) -> str:
+    """A pattern that matches `node` and none of `others`: its module, else its name, else its output."""
+    rest = tuple(others)
+    for text in (module_of(node), node.name):
+        pattern = glob.escape(text or "")
+        if pattern and not any(matches(other, (pattern,)) for other in rest):
+            return pattern
+    return by_output(output_of(node))
+
+
+def by_output(name: str) -> str:
+    """The pattern for the node whose first output has exactly this name."""
+    return BY_OUTPUT + glob.escape(name)

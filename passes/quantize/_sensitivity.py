@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
+from passes import names
 from passes.base import Pass, PassContext, PassFailed
 from passes.qdq import Editor
 from passes.quantize._edges import Choice, at_edges
@@ -34,16 +35,19 @@ class Sensitivity:
 
 
 def measure(
-    model: ir.Model, nodes: Sequence[str], form: str, quantizer: Pass, context: PassContext
+    model: ir.Model, outputs: Sequence[str], form: str, quantizer: Pass, context: PassContext
 ) -> Mapping[str, Sensitivity]:
     """Quantize a twin of each layer and compare it with its original on the calibration data.
 
     Args:
         model: The floating-point model; it stays as it is.
-        nodes: Names of the layers' nodes in the main graph.
+        outputs: Names of the first outputs of the layers' nodes, in the main graph.
         form: The format, as the target's rules spell it.
         quantizer: Its pass; its `skip` names the originals.
         context: Calibration data.
+
+    Returns:
+        By output.
 
     Raises:
         PassFailed: When there is no calibration data.
@@ -55,10 +59,9 @@ def measure(
         )
     work = model.clone()
     editor = Editor(work)
-    by_name = {node.name: node for node in work.graph}
-    errors: dict[str, str] = {}
-    for name in nodes:
-        original = by_name[name]
+    by_output = {names.output_of(node): node for node in work.graph}
+    for name in outputs:
+        original = by_output[name]
         output = original.outputs[0]
         data, weight, *rest = original.inputs
         assert weight is not None
@@ -78,23 +81,24 @@ def measure(
         for made in (lost, whole):  # or a conversion to a newer opset drops what nothing reads
             made.outputs[0].type, made.outputs[0].shape = kind, ir.Shape(())
             work.graph.outputs.append(made.outputs[0])
-        errors[name] = str(output.name)
-    places = _places(model, [node for node in model.graph if node.name in errors], form, quantizer, context)
+    places = _places(
+        model, [node for node in model.graph if names.output_of(node) in outputs], form, quantizer, context
+    )
     result = _wherever(quantizer).apply(work, context)
     refused = {item.node: item.reason for item in result.skips} | {
-        TWIN + str(node.name): why for node, why in places.items()
+        TWIN + names.output_of(node): why for node, why in places.items()
     }
-    watched = [f"{output}_{what}" for output in errors.values() for what in ("error", "energy")]
+    watched = [f"{output}_{what}" for output in outputs for what in ("error", "energy")]
     totals = dict.fromkeys(watched, 0.0)
     for done, observed in enumerate(context.calibration.observe(work, watched)):
         for key, value in observed.items():
             totals[key] += float(value)
         context.progress("measure sensitivity", done + 1, done + 2)
     return {
-        name: Sensitivity(
-            totals[f"{output}_error"] / max(totals[f"{output}_energy"], 1e-30), refused.get(TWIN + name, "")
+        output: Sensitivity(
+            totals[f"{output}_error"] / max(totals[f"{output}_energy"], 1e-30), refused.get(TWIN + output, "")
         )
-        for name, output in errors.items()
+        for output in outputs
     }
 
 

@@ -14,33 +14,33 @@ Leaves alone: layers that cost more accuracy than the budget has, each named wit
 from __future__ import annotations
 
 import dataclasses
-import glob
 import json
 import time
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import onnx_ir as ir
 import pydantic
 
 from passes import layers as weighted
-from passes import registry
+from passes import names, registry
 from passes.base import Judge, Pass, PassContext, PassFailed, PassResult, Pattern, Skip
 from passes.layers import Layer
-from passes.qdq import Editor
 from passes.quantize._search import Allowance, Trial, search
 from passes.quantize._sensitivity import Sensitivity, measure
 from passes.target import Target
 
 FORMATS = ("int8", "fp8", "fp4", "int4")
+BUDGETS = {"cosine": 0.995, "sqnr_db": 20.0, "relative_l2": 0.1}
+"""Where none is given; all three allow about the same error."""
 OPS = ("MatMul", "Gemm", "Conv")
 
 
 class QuantizeAuto(Pass):
     """Search for the fastest mixture of formats that meets an accuracy budget."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     needs_calibration = True
 
@@ -54,14 +54,36 @@ class QuantizeAuto(Pass):
     metric: Literal["cosine", "sqnr_db", "relative_l2"] = pydantic.Field(
         default="cosine", description="What the budget is about, measured on the calibration data."
     )
-    budget: float = pydantic.Field(
-        default=0.995, description="Worst value of the metric that is accepted (for relative_l2 the largest)."
+    budget: float | None = pydantic.Field(
+        default=None,
+        allow_inf_nan=False,
+        description="Worst value of the metric that is accepted (for relative_l2 the largest). Unset: cosine "
+        "0.995, sqnr_db 20, relative_l2 0.1.",
     )
     evaluations: int = pydantic.Field(default=24, ge=1, description="Most candidates that are scored.")
     minutes: float = pydantic.Field(default=30.0, gt=0, description="Most minutes that the search takes.")
     min_gain: float = pydantic.Field(
         default=1.02, ge=1, description="Least speedup, measured, for which quantizing is worth it."
     )
+
+    @pydantic.model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        twice = [name for name, count in Counter(self.formats).items() if count > 1]
+        if twice:
+            raise ValueError(f"formats names {', '.join(twice)} more than once")
+        unused = [name for name in self.options if name not in self.formats]
+        if unused:
+            raise ValueError(f"options is for {', '.join(unused)}, and formats has {', '.join(self.formats)} alone")
+        if self.metric == "cosine" and not 0 < self.least <= 1:
+            raise ValueError(f"budget is {self.least:g}, and a cosine to be reached lies above 0 and up to 1")
+        if self.metric == "relative_l2" and self.least <= 0:
+            raise ValueError(f"budget is {self.least:g}, and the largest relative_l2 accepted lies above 0")
+        return self
+
+    @property
+    def least(self) -> float:
+        """The budget, given or not."""
+        return BUDGETS[self.metric] if self.budget is None else self.budget
 
     def check(self, target: Target) -> str | None:
         """Every format's own check with its options."""
@@ -103,8 +125,11 @@ class QuantizeAuto(Pass):
         open_layers: list[str], context: PassContext, judge: Judge, allowance: Allowance,
     ) -> _Step:  # fmt: skip
         """Decide which of the open layers take one format, beside what is assigned already."""
-        originals = tuple(glob.escape(node) for node in named)
-        measured = measure(model, open_layers, name, self._pass(name, originals), context)
+        originals = tuple(map(names.by_output, named))
+        measured = dict(measure(model, open_layers, name, self._pass(name, originals), context))
+        for layer in open_layers:
+            if names.matches(named[layer].node, self.options.get(name, {}).get("skip", ())):
+                measured[layer] = dataclasses.replace(measured[layer], reason="listed under skip")
         able = [layer for layer in open_layers if not measured[layer].reason]
         cost = {layer: float(_elements(named[layer])) for layer in able}
 
@@ -116,11 +141,13 @@ class QuantizeAuto(Pass):
             context.progress("search", self.evaluations - allowance.evaluations, self.evaluations)
             return -reached if self.metric == "relative_l2" else reached
 
-        least = -self.budget if self.metric == "relative_l2" else self.budget
+        if not able:
+            return _Step(name, measured, (), (), 0)
+        least = -self.least if self.metric == "relative_l2" else self.least
         errors = {layer: measured[layer].error for layer in able}
         left_out, trials = search(able, errors, cost, score, least, allowance)
         taken = () if left_out is None else tuple(layer for layer in able if layer not in left_out)
-        return _Step(name, measured, trials, taken)
+        return _Step(name, measured, trials, taken, len(able))
 
     def _quantize(
         self, model: ir.Model, named: Mapping[str, Layer], assigned: Mapping[str, str], context: PassContext
@@ -128,7 +155,7 @@ class QuantizeAuto(Pass):
         """Run each format's pass on exactly its layers."""
         results = []
         for name in self.formats:
-            others = tuple(glob.escape(node) for node in named if assigned.get(node) != name)
+            others = tuple(names.by_output(layer) for layer in named if assigned.get(layer) != name)
             if len(others) < len(named):
                 results.append(self._pass(name, others).apply(model, context))
         return results
@@ -144,7 +171,7 @@ class QuantizeAuto(Pass):
     ) -> PassResult:  # fmt: skip
         notes = [sentence for step in steps for sentence in step.sentences(self.metric, len(named))]
         skips = [
-            Skip(layer, self._why_left_out(layer, steps), named[layer].name)
+            Skip(named[layer].node.name or layer, self._why_left_out(layer, steps), named[layer].name)
             for layer in named
             if layer not in assigned
         ]
@@ -155,11 +182,9 @@ class QuantizeAuto(Pass):
             "minutes allowed": self.minutes,
         }
         if not assigned:
-            notes.append(
-                f"Nothing is quantized: no candidate within {self.evaluations} evaluations met the budget."
-            )
+            notes.append(f"Nothing is quantized: {self._why_nothing(steps)}.")
             return PassResult((Pattern("layer", 0),), tuple(skips), figures=figures, notes=tuple(notes))
-        lines = self._recipe(named, assigned)
+        lines = self._recipe(model, named, assigned)
         candidate = model.clone()
         self._quantize(candidate, named, assigned, context)
         before, after = _in_turns(judge, model, candidate)
@@ -174,7 +199,7 @@ class QuantizeAuto(Pass):
         results = self._quantize(model, named, assigned, context)
         notes += [note for result in results for note in result.notes]
         notes.append(
-            f"{self.metric} {self.budget:g} holds on the calibration data, which the search looked at many times; "
+            f"{self.metric} {self.least:g} holds on the calibration data, which the search looked at many times; "
             "the report's accuracy, on other data, may be a little worse. A gate on it decides."
         )
         notes.append("The same without a search:\n" + lines)
@@ -195,14 +220,24 @@ class QuantizeAuto(Pass):
             found = step.measured.get(layer)
             if found is None:
                 continue
-            errs = f"its output errs by {found.error**0.5:.2%}, too much for {self.metric} {self.budget:g}"
-            reasons.append(f"{step.name}: {found.reason or errs}")
+            errs = f"its output errs by {found.error**0.5:.2%}, too much for {self.metric} {self.least:g}"
+            untried = "no candidate was scored in the time allowed"
+            reasons.append(f"{step.name}: {found.reason or (errs if step.trials else untried)}")
         return "; ".join(reasons)
 
-    def _recipe(self, named: Mapping[str, Layer], assigned: Mapping[str, str]) -> str:
-        """The outcome as recipe lines."""
+    def _why_nothing(self, steps: list[_Step]) -> str:
+        if not any(step.able for step in steps):
+            return f"no layer can take {' or '.join(self.formats)}, each for the reason beside it"
+        scored = sum(len(step.trials) for step in steps)
+        allowed = f"{self.evaluations} evaluations and {self.minutes:g} minutes are allowed"
+        if not scored:
+            return f"no candidate was scored in the time allowed ({allowed})"
+        what = "the one candidate scored misses" if scored == 1 else f"all {scored} candidates scored miss"
+        return f"{what} the budget of {self.metric} {self.least:g} ({allowed})"
+
+    def _recipe(self, model: ir.Model, named: Mapping[str, Layer], assigned: Mapping[str, str]) -> str:
+        """The outcome as recipe lines; what they skip is skipped alone, skip connections included."""
         lines: list[str] = []
-        labels = Counter(layer.name for layer in named.values())
         for name in self.formats:
             if name not in assigned.values():
                 continue
@@ -210,11 +245,12 @@ class QuantizeAuto(Pass):
             options = {key: value for key, value in self.options.get(name, {}).items() if key != "skip"}
             lines += [f"    {key}: {_yaml(value)}" for key, value in options.items()]
             lines.append("    skip:")
-            lines += [f"      - '{item}'" for item in self.options.get(name, {}).get("skip", ())]
-            for layer, found in named.items():
-                if assigned.get(layer) != name:
-                    label = found.name
-                    lines.append(f"      - '{glob.escape(label if labels[label] == 1 else layer)}'")
+            lines += [f"      - {_quoted(item)}" for item in self.options.get(name, {}).get("skip", ())]
+            out = [found for layer, found in named.items() if assigned.get(layer) != name]
+            theirs = {node for found in out for node in (found.node, found.bias_node)}
+            others = [node for node in model.graph if node.op_type in ("Add", *OPS) and node not in theirs]
+            patterns = dict.fromkeys(names.selector(found.node, others) for found in out)
+            lines += [f"      - {_quoted(pattern)}" for pattern in patterns]
             if lines[-1] == "    skip:":
                 lines[-1] = "    skip: []"
         return "\n".join(lines)
@@ -228,11 +264,12 @@ class _Step:
     measured: Mapping[str, Sensitivity]
     trials: tuple[Trial, ...]
     taken: tuple[str, ...]
+    able: int
 
     def sentences(self, metric: str, layers: int) -> list[str]:
         """One per trial."""
         return [
-            f"Trial {number}, {self.name}: {len(trial.left_out)} of {layers} layers left out, "
+            f"Trial {number}, {self.name}: {layers - self.able + len(trial.left_out)} of {layers} layers left out, "
             f"{metric} {abs(trial.score) if metric == 'relative_l2' else trial.score:.5g}: "
             f"{'meets' if trial.met else 'misses'} the budget."
             for number, trial in enumerate(self.trials, 1)
@@ -245,6 +282,10 @@ def _yaml(value: Any) -> str:
     return str(value) if is_word else json.dumps(value)
 
 
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
 def _in_turns(judge: Judge, before: ir.Model, after: ir.Model) -> tuple[float, float]:
     """Latencies of both in milliseconds, the better of two measurements each: the machine's pace may drift."""
     rounds = [(judge.latency_ms(before), judge.latency_ms(after)) for _ in range(2)]
@@ -252,15 +293,9 @@ def _in_turns(judge: Judge, before: ir.Model, after: ir.Model) -> tuple[float, f
 
 
 def _named_layers(model: ir.Model) -> dict[str, Layer]:
-    """The main graph's layers by node name; nodes without one get it."""
+    """The main graph's layers by the name of their node's first output, which is there and unique always."""
     found, _ = weighted.find(model, OPS)
-    editor = Editor(model)
-    named = {}
-    for layer in found:
-        if layer.graph is model.graph:
-            layer.node.name = layer.node.name or editor.fresh(f"{layer.node.outputs[0].name}/{layer.node.op_type}")
-            named[layer.node.name] = layer
-    return named
+    return {names.output_of(layer.node): layer for layer in found if layer.graph is model.graph}
 
 
 def _elements(layer: Layer) -> int:

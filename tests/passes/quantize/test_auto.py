@@ -10,6 +10,7 @@ import onnx_ir as ir
 import pytest
 from ruamel.yaml import YAML
 
+from passes import names
 from passes.base import PassFailed
 from passes.quantize._search import Allowance, search
 from passes.quantize.auto import QuantizeAuto
@@ -218,3 +219,86 @@ def test_the_search_finds_the_few_layers_that_matter_among_many() -> None:
     assert left == bad
     assert len(trials) <= 15
     assert trials[0].left_out == frozenset()
+
+
+NAMING = {
+    "named": lambda place, node: setattr(node, "name", f"it's/[{place}]"),
+    "like their operator": lambda place, node: setattr(node, "name", "MatMul" if place == 1 else f"MatMul_{place}"),
+    "nameless": lambda place, node: setattr(node, "name", ""),
+    "in nested modules": lambda place, node: (
+        setattr(node, "name", f"n{place}"),
+        node.metadata_props.update({names.MODULE: "net" + ".deeper" * place}),
+    ),
+    "all in one module": lambda place, node: (
+        setattr(node, "name", ""),
+        node.metadata_props.update({names.MODULE: "net"}),
+    ),
+}
+"""How layers may be called in a file."""
+
+
+@pytest.mark.parametrize("naming", NAMING)
+def test_the_pasted_lines_quantize_the_same_layers_whatever_they_are_called(naming: str) -> None:
+    model = branches((1, 4))
+    for place, node in enumerate(node for node in model.graph if node.op_type == "MatMul"):
+        NAMING[naming](place, node)
+    pasted = model.clone()
+    judge, world = setting(model)
+    result = QuantizeAuto(options=STATIC, budget=0.999).apply(model, world)  # type: ignore[arg-type]
+    assert result.rewrites == LAYERS - 2
+    lines = result.notes[-1].partition("\n")[2]
+    (step,) = YAML(typ="safe").load(lines)
+    again = QuantizeInt8.model_validate(step["quantize.int8"]).apply(pasted, world)  # type: ignore[arg-type]
+    assert again.rewrites == LAYERS - 2
+    assert Counter(node.op_type for node in pasted.graph) == Counter(node.op_type for node in model.graph)
+    assert judge.accuracy(pasted) == judge.accuracy(model)
+
+
+def test_a_layer_listed_under_a_formats_skip_is_not_counted_as_taken() -> None:
+    model = branches(())
+    _, world = setting(model)
+    options = {"int8": {"activations": "static", "skip": ["layer2"]}}
+    result = QuantizeAuto(options=options, budget=0.99).apply(model, world)  # type: ignore[arg-type]
+    assert result.rewrites == LAYERS - 1
+    assert [(item.node, item.reason) for item in result.skips] == [("layer2", "int8: listed under skip")]
+    assert "Trial 1, int8: 1 of 6 layers left out" in result.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"formats": ("int8", "int8")}, "names int8 more than once"),
+        ({"options": {"int9": {}}}, "options is for int9, and formats has int8 alone"),
+        ({"options": {"fp8": {}}}, "options is for fp8"),
+        ({"budget": 2}, "budget is 2, and a cosine to be reached lies above 0 and up to 1"),
+        ({"budget": float("nan")}, "finite"),
+        ({"metric": "relative_l2", "budget": -0.1}, "largest relative_l2 accepted lies above 0"),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_refused(given: dict[str, object], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        QuantizeAuto.model_validate(given)
+
+
+@pytest.mark.parametrize(("metric", "least"), [("cosine", 0.995), ("sqnr_db", 20), ("relative_l2", 0.1)])
+def test_each_metric_has_a_budget_of_its_own(metric: str, least: float) -> None:
+    assert QuantizeAuto(metric=metric).least == least  # type: ignore[arg-type]
+
+
+def test_it_says_why_nothing_is_quantized() -> None:
+    def said(**given: object) -> tuple[str, set[str]]:
+        model = branches((1,))
+        _, world = setting(model)
+        result = QuantizeAuto.model_validate({"options": STATIC} | given).apply(model, world)  # type: ignore[arg-type]
+        assert result.rewrites == 0
+        return result.notes[-1], {item.reason for item in result.skips}
+
+    note, reasons = said(minutes=1e-7)
+    assert "no candidate was scored in the time allowed" in note
+    assert reasons == {"int8: no candidate was scored in the time allowed"}
+    note, reasons = said(evaluations=1, budget=0.999999)
+    assert "the one candidate scored misses the budget of cosine 0.999999" in note
+    assert all("its output errs by" in reason for reason in reasons)
+    note, reasons = said(options={"int8": {"activations": "static", "skip": ["*"]}})
+    assert "no layer can take int8, each for the reason beside it" in note
+    assert reasons == {"int8: listed under skip"}
