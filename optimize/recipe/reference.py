@@ -97,9 +97,9 @@ def passes_page() -> str:
         "A pass changes the graph. Recipes name them in order; a room's bare name stands for its default list.\n"
         "Every pass also takes `expect`, the number of rewrites that must be found per pattern, so that a model\n"
         "that changed underneath fails the run instead of quietly losing a fusion.\n\n"
-        "What `skip` names is left as it is: each entry is a shell pattern of a source module (and all below it), a\n"
-        "node's name or an operator type; `output:h` is the one node whose first output is `h`, where nothing else\n"
-        "tells two nodes apart."
+        "What `skip` names is left as it is: each entry is a shell pattern of a source module (and all below it),\n"
+        "a node's name or an operator type; `output:h` is the one node whose first output is `h`, where nothing\n"
+        "else tells two nodes apart."
     ]
     for room in registry.ROOMS:
         names = [name for name in registry.names() if name.startswith(f"{room}.")]
