@@ -49,7 +49,7 @@ class QuantizeInt8(Pass):
         description="dynamic: ranges are taken anew on every run (ONNX Runtime, matrix layers); static: ranges are "
         "learned from calibration data (needed for Conv and for TensorRT).",
     )
-    ops: tuple[str, ...] | None = pydantic.Field(
+    ops: tuple[Literal["MatMul", "Gemm", "Conv", "ConvTranspose"], ...] | None = pydantic.Field(
         default=None, description="Operator types to quantize; unset: what the target runs faster in INT8."
     )
     skip: tuple[str, ...] = pydantic.Field(
@@ -171,7 +171,7 @@ class QuantizeInt8(Pass):
 
     def _candidates(self, model: ir.Model, context: PassContext) -> tuple[list[Layer], list[Skip]]:
         """The layers to quantize, and the others with their reasons; nothing is changed."""
-        wanted = self.ops or context.target.quantize.ops.get("int8", ("MatMul", "Gemm", "Conv"))
+        wanted: tuple[str, ...] = self.ops or context.target.quantize.ops.get("int8", ("MatMul", "Gemm", "Conv"))
         found, skips = weighted.find(model, wanted)
         at_edge = at_edges(
             model, [layer.node for layer in found], context.target, "int8",

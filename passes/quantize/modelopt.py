@@ -13,9 +13,11 @@ quantized layers already.
 
 from __future__ import annotations
 
+import difflib
 import re
 from typing import Any, Literal
 
+import onnx
 import onnx_ir as ir
 import pydantic
 
@@ -56,6 +58,18 @@ class QuantizeModelOpt(Pass):
         description="Nodes to leave in floating point: shell-style patterns of modules, nodes or operators.",
     )
     minutes: float = pydantic.Field(default=60.0, gt=0, description="When to give up waiting for ModelOpt.")
+
+    @pydantic.field_validator("ops")
+    @classmethod
+    def _are_operators(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for name in value or ():
+            if not onnx.defs.has(name):
+                known = {schema.name for schema in onnx.defs.get_all_schemas()}
+                near = difflib.get_close_matches(name, known, n=1)
+                raise ValueError(
+                    f"'{name}' is no ONNX operator" + "".join(f"; did you mean '{item}'?" for item in near)
+                )
+        return value
 
     def requires_calibration(self) -> bool:
         """All but rounding INT4 to nearest; without data ModelOpt would take random numbers."""

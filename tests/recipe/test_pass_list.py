@@ -58,6 +58,19 @@ def test_options_are_written_out_with_their_defaults(write: Write) -> None:
         ("clean.opset", ".clean.opset.least: missing"),
         ("{clean.drop_outputs: {names: y}}", ".clean.drop_outputs.names: expected a list, got 'y'"),
         ("{quantize.int8: {ops: 3}}", ".quantize.int8.ops: expected a list, got 3"),
+        (
+            "{quantize.int8: {ops: [Matmul]}}",
+            f"{INT8}.ops[0]: expected 'MatMul', 'Gemm', 'Conv' or 'ConvTranspose', got 'Matmul'; "
+            "did you mean 'MatMul'?",
+        ),
+        (
+            "{quantize.int8: {ops: [MatMul, Add]}}",
+            f"{INT8}.ops[1]: expected 'MatMul', 'Gemm', 'Conv' or 'ConvTranspose', got 'Add'",
+        ),
+        (
+            "{quantize.modelopt: {ops: [Matmul]}}",
+            ".quantize.modelopt.ops: 'Matmul' is no ONNX operator; did you mean 'MatMul'?",
+        ),
         ("{quantize.int8: {smooth: much}}", ".quantize.int8.smooth: expected a number, got 'much'"),
         (
             "{quantize.int8: {activations: dinamic}}",

@@ -7,6 +7,7 @@ from collections import Counter
 import numpy as np
 import onnx_ir as ir
 import onnxruntime
+import pydantic
 import pytest
 
 from passes.quantize.int8 import QuantizeInt8
@@ -230,3 +231,9 @@ def test_a_bias_that_gives_the_result_its_rank_stays_an_addition(bias: tuple[int
     after = run(model, given)["y"]
     assert after.shape == before.shape
     assert np.abs(after - before).max() < 0.1 * np.abs(before).max()
+
+
+def test_operators_that_carry_no_weights_cannot_be_asked_for() -> None:
+    for wrong in ("Add", "Matmul", "Relu"):
+        with pytest.raises(pydantic.ValidationError, match="'MatMul', 'Gemm', 'Conv' or 'ConvTranspose'"):
+            QuantizeInt8(ops=(wrong,))  # type: ignore[arg-type]
