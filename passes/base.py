@@ -182,6 +182,10 @@ class Pass(pydantic.BaseModel, abc.ABC):
         """How to install what these options need and is not here, or None."""
         return None
 
+    def patterns_to_skip(self) -> tuple[str, ...]:
+        """Every pattern of nodes that the recipe tells this pass to leave alone."""
+        return tuple(getattr(self, "skip", ()))
+
     def lesson(self) -> dict[str, Any] | None:
         """What must be learned from the source's own module first, where the user's code runs, or None."""
         return None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ast
+import difflib
 import glob
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 
 import onnx_ir as ir
@@ -17,6 +18,9 @@ MODULE = "pkg.model_optimize.module"
 
 BY_OUTPUT = "output:"
 """Begins a pattern that is about the name of a node's first output, which no other node has."""
+
+SKIPS_NOTHING = "skip: "
+"""Begins the note on a pattern that matches nothing."""
 
 
 def module_of(node: ir.Node) -> str:
@@ -60,6 +64,18 @@ def matches(node: ir.Node, patterns: Iterable[str]) -> bool:
         if module and (fnmatchcase(module, pattern) or fnmatchcase(module, pattern + ".*")):
             return True
     return False
+
+
+def unmatched(model: ir.Model, patterns: Iterable[str]) -> Iterator[str]:
+    """A sentence per pattern that no node of the model matches, in its sub-graphs and local functions neither."""
+    nodes = [node for graph in (*model.graphs(), *model.functions.values()) for node in graph]
+    modules, known = {module_of(node) for node in nodes}, {node.name or "" for node in nodes}
+    for pattern in dict.fromkeys(patterns):
+        if any(matches(node, (pattern,)) for node in nodes):
+            continue
+        near = difflib.get_close_matches(pattern, sorted((modules | known) - {""}), n=1)
+        hint = "".join(f"; did you mean '{name}'?" for name in near) or "."
+        yield f"{SKIPS_NOTHING}'{pattern}' matches no node, module or operator at this step{hint}"
 
 
 def output_of(node: ir.Node) -> str:

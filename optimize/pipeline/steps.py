@@ -13,7 +13,7 @@ from optimize.pipeline.executing import Executor
 from optimize.pipeline.store import Entry
 from optimize.recipe.model import Recipe
 from optimize.report.model import Blame
-from passes import lessons, registry
+from passes import lessons, names, registry
 
 Until = Literal["passes", "build"]
 """Steps a user may ask a run to stop after."""
@@ -109,6 +109,9 @@ class Steps:
 
     def _place_passes(self, optimized: Entry) -> None:
         self.passes = optimized
+        for record in optimized.facts["passes"]:
+            told = [note for note in record["notes"] if note.startswith(names.SKIPS_NOTHING)]
+            self.notes += [f"{record['name']}, {note}" for note in told]
         outputs.place_model(optimized, self.output)
 
     def _evaluate_inputs(self) -> dict[str, Any]:

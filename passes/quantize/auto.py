@@ -85,6 +85,10 @@ class QuantizeAuto(Pass):
         """The budget, given or not."""
         return BUDGETS[self.metric] if self.budget is None else self.budget
 
+    def patterns_to_skip(self) -> tuple[str, ...]:
+        """What the formats' options leave alone."""
+        return tuple(pattern for given in self.options.values() for pattern in given.get("skip", ()))
+
     def check(self, target: Target) -> str | None:
         """Every format's own check with its options."""
         for name in self.formats:

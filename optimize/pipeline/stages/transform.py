@@ -18,7 +18,7 @@ from optimize.errors import StageFailed
 from optimize.facts import AccuracyResult, PassRecord, PatternFact, SkipFact
 from optimize.pipeline import comparing, digests, layer_facts, model_facts, opening
 from optimize.pipeline.watching import StoredCalibration, StoredJudge
-from passes import registry, saving
+from passes import names, registry, saving
 from passes.base import Pass, PassContext, PassFailed, PassResult
 from passes.target import Target
 
@@ -104,6 +104,7 @@ def apply_pass(applied: Pass, name: str, model: ir.Model, context: PassContext) 
         StageFailed: When it fails, or misses what the recipe expects of it.
     """
     before = model_facts.of(model, 0).nodes
+    unmatched = tuple(names.unmatched(model, applied.patterns_to_skip()))
     started = time.monotonic()
     try:
         result = applied.apply(model, context)
@@ -129,7 +130,7 @@ def apply_pass(applied: Pass, name: str, model: ir.Model, context: PassContext) 
         skips=tuple(SkipFact(**dataclasses.asdict(skip)) for skip in result.skips),
         changed=result.changed,
         figures=dict(result.figures),
-        notes=result.notes,
+        notes=(*result.notes, *unmatched),
     )
 
 
