@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import onnx_ir as ir
 
 from passes.base import Skip
-from passes.names import module_of
+from passes.names import label_of, module_of, name_of
 from passes.weights import Constant, read
 
 FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
@@ -39,8 +39,8 @@ class Layer:
 
     @property
     def name(self) -> str:
-        """The source module where known, else the node's name: what reports and recipes call the layer."""
-        return module_of(self.node) or self.node.name or ""
+        """What reports and recipes call the layer (`passes.names.label_of`)."""
+        return label_of(self.node)
 
     @property
     def activation(self) -> ir.Value:
@@ -62,7 +62,7 @@ class Layer:
 
 def skip(node: ir.Node, reason: str) -> Skip:
     """A `Skip` for `node` that names its module."""
-    return Skip(node.name or "", reason, module_of(node))
+    return Skip(name_of(node), reason, module_of(node))
 
 
 def find(model: ir.Model, ops: Iterable[str]) -> tuple[list[Layer], list[Skip]]:

@@ -93,6 +93,16 @@ def selector(node: ir.Node, others: Iterable[ir.Node]) -> str:
     return by_output(output_of(node))
 
 
+def name_of(node: ir.Node) -> str:
+    """A node's name; where it has none the pattern for its first output, which `skip` takes too."""
+    return node.name or by_output(output_of(node))
+
+
+def label_of(node: ir.Node) -> str:
+    """What reports and recipes call a layer: its module, else `name_of`."""
+    return module_of(node) or name_of(node)
+
+
 def by_output(name: str) -> str:
     """The pattern for the node whose first output has exactly this name."""
     return BY_OUTPUT + glob.escape(name)

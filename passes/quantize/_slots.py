@@ -118,7 +118,7 @@ def attention_inputs(model: ir.Model, skip: Sequence[str]) -> tuple[list[Slot], 
 
 
 def _skip(node: ir.Node, reason: str) -> Skip:
-    return Skip(node.name or node.op_type, reason, names.module_of(node))
+    return Skip(names.name_of(node), reason, names.module_of(node))
 
 
 def _is_product(node: ir.Node) -> bool:

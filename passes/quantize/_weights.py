@@ -33,12 +33,12 @@ class Use:
 
     @property
     def name(self) -> str:
-        """What reports and recipes call the layer: its module, else its node, else its operator."""
-        return self.module or self.node.name or self.node.op_type
+        """What reports and recipes call the layer (`passes.names.label_of`)."""
+        return names.label_of(self.node)
 
     def skip(self, reason: str) -> Skip:
         """A `Skip` for `node` that names its module."""
-        return Skip(self.node.name or self.node.op_type, reason, self.module)
+        return Skip(names.name_of(self.node), reason, self.module)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +121,7 @@ def find_weights(model: ir.Model, ops: Sequence[str], skip: Iterable[str]) -> tu
 
 
 def _skip(node: ir.Node, reason: str) -> Skip:
-    return Skip(node.name or node.op_type, reason, names.module_of(node))
+    return Skip(names.name_of(node), reason, names.module_of(node))
 
 
 def _weight_of(node: ir.Node) -> tuple[ir.Value, Use, int] | str:

@@ -64,7 +64,7 @@ class QuantizeEmbeddings(Pass):
             scales = _row_scales(value) if reason is None else None
             if scales is None:
                 reason = reason or f"table '{value.name}' holds NaN or infinity"
-                skips.append(Skip(first.name or "", reason, names.module_of(first)))
+                skips.append(Skip(names.name_of(first), reason, names.module_of(first)))
                 continue
             assert value.const_value is not None
             before += value.const_value.nbytes

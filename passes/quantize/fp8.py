@@ -189,7 +189,7 @@ class QuantizeFp8(Pass):
         return PassResult(
             patterns=(Pattern("fp8", len(changed)), *patterns(slots)),
             skips=tuple(skips),
-            changed=(*changed, *(names.module_of(node) or node.name or "" for node in products)),
+            changed=(*changed, *(names.label_of(node) for node in products)),
             figures={"weight bytes before": before, "weight bytes after": after},
             notes=notes,
         )

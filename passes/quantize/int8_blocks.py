@@ -19,7 +19,7 @@ from typing import ClassVar, Literal
 import onnx_ir as ir
 import pydantic
 
-from passes.base import Pass, PassContext, PassResult, Pattern, Skip
+from passes.base import Pass, PassContext, PassResult, Pattern
 from passes.quantize import _matmul_nbits
 from passes.quantize._graph import add_initializer, free_name, owning_graph, taken_names
 from passes.quantize._int8_block_parts import Int8BlockParts
@@ -62,13 +62,13 @@ class QuantizeInt8Blocks(Pass):
             context.progress("quantize.int8_blocks", done, len(weights))
             reason = self._reason_against(weight)
             if reason is not None:
-                skips += [Skip(use.node.name or use.node.op_type, reason, use.module) for use in weight.uses]
+                skips += [use.skip(reason) for use in weight.uses]
                 continue
             graph = owning_graph(weight.value)
             tensors = Int8BlockParts(weight, self.block_size).tensors()
             before += weight.tensor.nbytes
             after += sum(tensor.nbytes for tensor in tensors.values())
-            changed += [use.module or use.node.name or use.node.op_type for use in weight.uses]
+            changed += [use.name for use in weight.uses]
             held: list[ir.Value | None] = [
                 add_initializer(graph, free_name(taken, f"{weight.name}.{part}"), tensor)
                 for part, tensor in tensors.items()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from passes import names
 from passes.base import Pass, PassContext, PassResult, Pattern, Skip
 from passes.qdq import Editor, drop_unused_constants
 from passes.quantize import _lowering
@@ -41,7 +42,7 @@ class Simulate(Pass):
             else:
                 continue
             if reason is not None:
-                skips.append(Skip(node.name or node.op_type, reason))
+                skips.append(Skip(names.name_of(node), reason))
         return PassResult(
             patterns=(Pattern(SIMULATED_WEIGHTS, weights), Pattern(SIMULATED_ACTIVATIONS, activations)),
             skips=tuple(skips),
