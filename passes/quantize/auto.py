@@ -35,6 +35,8 @@ FORMATS = ("int8", "fp8", "fp4", "int4")
 BUDGETS = {"cosine": 0.995, "sqnr_db": 20.0, "relative_l2": 0.1}
 """Where none is given; all three allow about the same error."""
 OPS = ("MatMul", "Gemm", "Conv")
+REACHED = ("Add", "ConvTranspose", "Softmax", *OPS)
+"""What a format's `skip` has a say in: layers, what is added to a layer's result, attention."""
 
 
 class QuantizeAuto(Pass):
@@ -252,7 +254,8 @@ class QuantizeAuto(Pass):
             lines += [f"      - {_quoted(item)}" for item in self.options.get(name, {}).get("skip", ())]
             out = [found for layer, found in named.items() if assigned.get(layer) != name]
             theirs = {node for found in out for node in (found.node, found.bias_node)}
-            others = [node for node in model.graph if node.op_type in ("Add", *OPS) and node not in theirs]
+            nodes = ir.traversal.RecursiveGraphIterator(model.graph)
+            others = [node for node in nodes if node.op_type in REACHED and node not in theirs]
             patterns = dict.fromkeys(names.selector(found.node, others) for found in out)
             lines += [f"      - {_quoted(pattern)}" for pattern in patterns]
             if lines[-1] == "    skip:":
@@ -287,7 +290,8 @@ def _yaml(value: Any) -> str:
 
 
 def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+    """A text as YAML; single quotes turn a line feed into a space and take no control characters."""
+    return "'" + text.replace("'", "''") + "'" if text.isprintable() else json.dumps(text)
 
 
 def _in_turns(judge: Judge, before: ir.Model, after: ir.Model) -> tuple[float, float]:
