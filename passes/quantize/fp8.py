@@ -144,7 +144,7 @@ class QuantizeFp8(Pass):
             weights, skips = find_weights(model, self.ops or OPS, self.skip)
         kept: list[Weight] = []
         for weight in weights:
-            unfit = self._reason_against(weight)
+            unfit = self._reason_against(weight, context.target)
             reason = unfit or _among(weight, left)
             if reason is None:
                 kept.append(weight)
@@ -217,13 +217,16 @@ class QuantizeFp8(Pass):
                 left[node] = f"{node.op_type} gains nothing in FP8 on this target; `ops` with it quantizes it too"
         return left
 
-    def _reason_against(self, weight: Weight) -> str | None:
+    def _reason_against(self, weight: Weight, target: Target) -> str | None:
         if 0 in weight.shape:
             return f"its weight '{weight.name}' is empty"
         if not self.block_size:
             rank = len(weight.shape)
-            if rank > 2 and weight.uses[0].node.op_type != "Conv":
-                return f"its weight has {rank} dimensions; scales per channel take 2: set block_size"
+            stacked = rank > 2 and weight.uses[0].node.op_type != "Conv"
+            if stacked and self._layout(weight, target) != "fp8_tensor":
+                instead = "" if self.activations == "static" else ", or a block_size"
+                why = f"its weight has {rank} dimensions; scales per channel take 2"
+                return f"{why}: set weight_scales: tensor{instead}"
             return None
         if weight.uses[0].node.op_type == "Conv":
             return "Conv has no blocks along K: set block_size: 0 for it"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,38 @@ def test_fp8_with_one_scale_stores_what_the_pass_rounded(rounding: str) -> None:
     stored = codes.const_value.numpy().astype(np.float32) * scale.const_value.numpy().astype(np.float32)
     assert np.abs(stored).max() == pytest.approx(np.abs(exact).max(), rel=1e-3)
     assert np.linalg.norm(stored - exact) / np.linalg.norm(exact) < 0.06
+
+
+@pytest.mark.parametrize(
+    ("options", "advice"),
+    [({}, "set weight_scales: tensor$"), ({"activations": "none"}, "set weight_scales: tensor, or a block_size$")],
+)
+@pytest.mark.parametrize("rounding", ["nearest", "output"])
+def test_fp8_takes_a_stack_of_weights_with_one_scale_alone(
+    rounding: str, options: dict[str, Any], advice: str
+) -> None:
+    weight = held(3, 32, 6)
+    model = graph("y = MatMul(x, w)", "float[3,4,32] x", "float[3,4,6] y")
+    held_by = next(iter(model.graph)).inputs[1]
+    assert held_by is not None
+    held_by.const_value = ir.tensor(weight, name="w")
+    held_by.type, held_by.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(weight.shape)
+    model.graph.register_initializer(held_by)
+    exact, data = model.clone(), normal((3, 4, 32), batches=2)
+    refused = QuantizeFp8(rounding=rounding, **options).apply(model, context(TENSORRT, calibration=data))
+    assert refused.patterns[0].found == 0
+    assert re.search(advice, refused.skips[0].reason)
+    taken = QuantizeFp8(rounding=rounding, weight_scales="tensor", **options)
+    assert taken.apply(model, context(TENSORRT, calibration=data)).patterns[0].found == 1
+    (codes,) = (value for value in model.graph.initializers.values() if value.shape == (3, 32, 6))
+    ((node, _),) = codes.uses()
+    scale = node.inputs[1]
+    assert scale is not None
+    assert scale.const_value is not None
+    assert float(scale.const_value.numpy()) == pytest.approx(np.abs(weight).max() / 448, rel=1e-6)
+    x = data.batches[0]
+    got, wanted = run(model, x)["y"], run(exact, x)["y"]
+    assert np.linalg.norm(got - wanted) / np.linalg.norm(wanted) < 0.06  # two roundings to 3 bits of mantissa
 
 
 @pytest.mark.tensorrt
