@@ -41,7 +41,7 @@ class QuantizeInt4(Pass):
     Weights stay lazy: each is read, quantized and written when the model is saved, one at a time.
     """
 
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
 
     ops: tuple[Literal["MatMul", "Gemm"], ...] = pydantic.Field(
         ("MatMul", "Gemm"), description="Operator types whose weights are quantized."
@@ -76,7 +76,7 @@ class QuantizeInt4(Pass):
     accuracy_level: Literal[0, 1, 2, 3, 4] = pydantic.Field(
         4,
         description="What MatMulNBits computes in: 1 float32, 2 float16, 3 bfloat16, 4 int8 activations "
-        "(fastest; 1 instead for FP16 models on a CPU), 0 its own choice.",
+        "(fastest; in float32 between casts for FP16 models on a CPU), 0 its own choice.",
     )
 
     @pydantic.field_validator("block_size")
@@ -133,22 +133,24 @@ class QuantizeInt4(Pass):
             kept.append((weight, use_nbits and fallback is None))
 
         changed: list[str] = []
-        prepared: list[tuple[Weight, bool, Mapping[str, ir.TensorProtocol]]] = []
+        prepared: list[tuple[Weight, bool, Mapping[str, ir.TensorProtocol], _matmul_nbits.Floats | None]] = []
         before = after = 0
         taken = taken_names(model) if kept else set()
-        for done, (weight, nbits, tensors) in enumerate(self._quantized(model, kept, context)):
+        floats = _matmul_nbits.Floats(taken)
+        for done, (weight, nbits, made) in enumerate(self._quantized(model, kept, context)):
+            widen = nbits and _matmul_nbits.needs_floats(weight, self.accuracy_level, context.target)
+            tensors = _matmul_nbits.with_float_scales(made) if widen else made
             changed += [use.name for use in weight.uses]
             before += weight.tensor.nbytes
             after += sum(tensor.nbytes for tensor in tensors.values())
-            prepared.append((weight, nbits, tensors))
+            prepared.append((weight, nbits, tensors, floats if widen else None))
             context.progress("quantize.int4", done + 1, len(kept))
-        for weight, nbits, tensors in prepared:
-            level = _matmul_nbits.level_for(weight, self.accuracy_level, context.target) if nbits else None
-            self._replace(weight, tensors, taken, level)
-            if level is not None:
-                if level != self.accuracy_level and _matmul_nbits.IN_FLOATS not in notes:
-                    notes.append(_matmul_nbits.IN_FLOATS)
+        for weight, nbits, tensors, casts in prepared:
+            self._replace(weight, tensors, taken, casts, nbits=nbits)
+            if nbits:
                 model.graph.opset_imports.setdefault(_matmul_nbits.DOMAIN, 1)
+        if any(casts is not None for *_, casts in prepared):
+            notes.append(_matmul_nbits.IN_FLOATS)
         figures: dict[str, float | int | str] = {"weight bytes before": before, "weight bytes after": after}
         figures.update({f"AWQ divisions {how}": count for how, count in scaled.items()})
         return PassResult(
@@ -198,16 +200,19 @@ class QuantizeInt4(Pass):
             yield weight, form[id(weight)], tensors
 
     def _replace(
-        self, weight: Weight, tensors: Mapping[str, ir.TensorProtocol], taken: set[str], level: int | None
-    ) -> None:
-        """Store a weight's parts; as MatMulNBits of that accuracy level, or None: behind DequantizeLinear."""
+        self, weight: Weight, tensors: Mapping[str, ir.TensorProtocol], taken: set[str],
+        floats: _matmul_nbits.Floats | None, *, nbits: bool,
+    ) -> None:  # fmt: skip
+        """Store a weight's parts, for MatMulNBits or behind DequantizeLinear."""
         graph = owning_graph(weight.value)
         held: list[ir.Value | None] = [
             add_initializer(graph, free_name(taken, f"{weight.name}.{part}"), tensor)
             for part, tensor in tensors.items()
         ]
-        if level is not None:
-            _matmul_nbits.replace_products(weight, held, block_size=self.block_size, accuracy_level=level)
+        if nbits:
+            _matmul_nbits.replace_products(
+                weight, held, block_size=self.block_size, accuracy_level=self.accuracy_level, floats=floats
+            )
             return
         dequantize = ir.node(
             "DequantizeLinear",

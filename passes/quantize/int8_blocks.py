@@ -14,6 +14,7 @@ weights that something else reads in floating point, Gemm with transA, or alpha 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import onnx_ir as ir
@@ -32,7 +33,7 @@ class QuantizeInt8Blocks(Pass):
     Weights stay lazy: each is read, quantized and written when the model is saved, one at a time.
     """
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     ops: tuple[Literal["MatMul", "Gemm"], ...] = pydantic.Field(
         ("MatMul", "Gemm"), description="Operator types whose weights are quantized."
@@ -46,14 +47,15 @@ class QuantizeInt8Blocks(Pass):
     accuracy_level: Literal[0, 1, 2, 3, 4] = pydantic.Field(
         4,
         description="What MatMulNBits computes in: 1 float32, 2 float16, 3 bfloat16, 4 int8 activations "
-        "(fastest; 1 instead for FP16 models on a CPU), 0 its own choice. For TensorRT always 1: the plugin sums "
-        "in float32.",
+        "(fastest; in float32 between casts for FP16 models on a CPU), 0 its own choice. For TensorRT always 1: "
+        "the plugin sums in float32.",
     )
 
     def apply(self, model: ir.Model, context: PassContext) -> PassResult:
         """Replace every weight that can be quantized; the rest is listed with its reason."""
         weights, skips = find_weights(model, self.ops, self.skip)
         taken = taken_names(model)
+        floats = _matmul_nbits.Floats(taken)
         for_tensorrt = context.target.dialect == "tensorrt"
         changed: list[str] = []
         notes: tuple[str, ...] = ()
@@ -65,7 +67,10 @@ class QuantizeInt8Blocks(Pass):
                 skips += [use.skip(reason) for use in weight.uses]
                 continue
             graph = owning_graph(weight.value)
-            tensors = Int8BlockParts(weight, self.block_size).tensors()
+            tensors: Mapping[str, ir.TensorProtocol] = Int8BlockParts(weight, self.block_size).tensors()
+            widen = _matmul_nbits.needs_floats(weight, self.accuracy_level, context.target)
+            if widen:
+                tensors, notes = _matmul_nbits.with_float_scales(tensors), (_matmul_nbits.IN_FLOATS,)
             before += weight.tensor.nbytes
             after += sum(tensor.nbytes for tensor in tensors.values())
             changed += [use.name for use in weight.uses]
@@ -73,16 +78,14 @@ class QuantizeInt8Blocks(Pass):
                 add_initializer(graph, free_name(taken, f"{weight.name}.{part}"), tensor)
                 for part, tensor in tensors.items()
             ]
-            level = 1 if for_tensorrt else _matmul_nbits.level_for(weight, self.accuracy_level, context.target)
-            if not for_tensorrt and level != self.accuracy_level:
-                notes = (_matmul_nbits.IN_FLOATS,)
             _matmul_nbits.replace_products(
                 weight,
                 held,
                 block_size=self.block_size,
-                accuracy_level=level,
+                accuracy_level=1 if for_tensorrt else self.accuracy_level,
                 bits=8,
                 bias_apart=for_tensorrt,
+                floats=floats if widen else None,
             )
             model.graph.opset_imports.setdefault(_matmul_nbits.DOMAIN, 1)
         figures: dict[str, float | int | str] = {"weight bytes before": before, "weight bytes after": after}
