@@ -5,7 +5,9 @@ Below opset 18 it gives a new graph without any notes (`metadata_props`), with a
 - Resize and Upsample of opset 10 and before mean asymmetric coordinates, rounded down (up where they shrink); it
   leaves the defaults of opset 11, half-pixel coordinates rounded to nearest;
 - the limits of Clip and the fill of Pad, once attributes, become FLOAT constants beside FLOAT16 data;
-- Hardmax before opset 13 flattens what is behind its axis, and stays as it is.
+- Hardmax before opset 13 flattens what is behind its axis, and stays as it is;
+- Resize of opset 10 to the nearest rounds down along axes that grow and up along those that shrink; a newer one
+  rounds alike along all.
 
 Each shows as other numbers or a model that does not load (onnx 1.21 against ONNX Runtime 1.32).
 """
@@ -55,6 +57,13 @@ class Kept:
 
 def refusal(model: ir.Model, before: int, least: int) -> str:
     """Why `model` would come out of the conversion with other numbers, or ""."""
+    for graph in model.graphs() if before < OWN_COORDINATES <= least else ():
+        for node in graph:
+            if node.op_type == "Resize" and not node.domain and _rounds_both_ways(node):
+                return (
+                    f"Resize '{node.name}' to the nearest has scales that are computed, or above 1 along one axis "
+                    "and below 1 along another, for which no newer one rounds alike"
+                )
     for graph in model.graphs() if before < ONE_AXIS <= least else ():
         for node in graph:
             if node.op_type != "Hardmax" or node.domain:
@@ -63,6 +72,14 @@ def refusal(model: ir.Model, before: int, least: int) -> str:
             if axis != -1 and (rank is None or axis != rank - 1):
                 return f"Hardmax '{node.name}' flattens the axes from {axis} on, which no newer one does"
     return ""
+
+
+def _rounds_both_ways(resize: ir.Node) -> bool:
+    """Whether a Resize of opset 10 to the nearest may grow along one axis and shrink along another."""
+    if resize.attributes.get_string("mode", "nearest") != "nearest":
+        return False
+    scales = m.constant(resize.inputs[1])
+    return scales is None or not (np.all(scales <= 1) or np.all(scales >= 1))
 
 
 def remember(model: ir.Model) -> Kept:

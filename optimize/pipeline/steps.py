@@ -112,6 +112,7 @@ class Steps:
         for record in optimized.facts["passes"]:
             told = [note for note in record["notes"] if note.startswith(names.SKIPS_NOTHING)]
             self.notes += [f"{record['name']}, {note}" for note in told]
+            self.notes += _quantized_nothing(record)
         outputs.place_model(optimized, self.output)
 
     def _evaluate_inputs(self) -> dict[str, Any]:
@@ -349,3 +350,18 @@ class Steps:
         for name in ("capture", "feeds", "reference", "passes", "build", "accuracy", "throughput"):
             if name not in seen and not (name == "throughput" and self.recipe.evaluate.throughput is None):
                 self.executor.records.append(StageRecord(name=name, outcome="not run"))
+
+
+def _quantized_nothing(record: Mapping[str, Any]) -> list[str]:
+    """The sentence for a quantizing pass that left everything as it was, for the first reason; a search's own."""
+    left = record["skips"]
+    if not record["name"].startswith("quantize.") or any(found["found"] for found in record["patterns"]):
+        return []
+    if record["name"] == "quantize.auto":
+        return [f"quantize.auto: {record['notes'][-1]}"] if record["notes"] else []
+    if not left:
+        return []
+    where = left[0]["module"] or left[0]["node"]
+    return [
+        f"{record['name']} quantized nothing: {len(left)} left alone, the first '{where}': {left[0]['reason']}."
+    ]

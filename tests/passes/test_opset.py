@@ -50,6 +50,24 @@ def test_resizing_looks_up_where_it_did(op: str, opset: int, scales: str) -> Non
     assert_same_numbers(model_of(RESIZED.format(op=op, scales=scales), opset), 13)
 
 
+@pytest.mark.parametrize(
+    "scales",
+    [
+        "s = Constant <value = float[4] {1.0, 1.0, 2.0, 0.7}> ()",
+        "t = Constant <value = float[2] {0.7, 0.7}> () o = Constant <value = float[2] {1.0, 1.0}> ()"
+        " s = Concat <axis = 0> (o, t)",
+    ],
+    ids=["both ways", "computed"],
+)
+def test_resizing_that_no_newer_operator_does_is_refused(scales: str) -> None:
+    text = f'g (float[1, 1, 7, 7] x) => (float[1, 1, a, b] y) {{ {scales} y = Resize <mode = "MODE"> (x, s) }}'
+    model = model_of(text.replace("MODE", "nearest"), 10)
+    with pytest.raises(PassFailed, match="for which no newer one rounds alike"):
+        lift(model, 13)
+    assert current(model) == 10
+    assert lift(model_of(text.replace("MODE", "linear"), 10), 13)
+
+
 def test_limits_and_fills_have_the_type_of_the_data() -> None:
     text = """g (float16[2, 3] x) => (float16[2, 5] y) {
         a = Clip <max = 0.5> (x)

@@ -1,4 +1,4 @@
-"""A pattern under `skip` that matches nothing is told, once, and no other."""
+"""A pattern under `skip` that matches nothing is told, once, and no other; so is a format that no layer took."""
 
 from __future__ import annotations
 
@@ -99,3 +99,16 @@ def test_a_run_prints_it_and_keeps_it_in_the_report(tmp_path: Path) -> None:
     told = "quantize.int8, skip: 'nothing.here' matches no node, module or operator at this step."
     assert done.stdout.count("matches no node") == 1, done.stdout + done.stderr
     assert told in json.loads((tmp_path / "out" / "report.json").read_text())["notes"]
+
+
+@pytest.mark.parametrize("words", [("--int8", "--skip", "product"), ("--int8",)], ids=["nothing", "all"])
+def test_a_run_that_quantized_nothing_says_so(words: tuple[str, ...], tmp_path: Path) -> None:
+    ir.save(model(PLAIN), tmp_path / "m.onnx")
+    done = subprocess.run(
+        [sys.executable, "-m", "optimize", "convert", "m.onnx", *words, "-o", "out", "--store", "store"],
+        capture_output=True, text=True, check=False, cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )  # fmt: skip
+    told = "quantize.int8 quantized nothing: 1 left alone, the first 'encoder.layer': listed under skip."
+    notes_said = json.loads((tmp_path / "out" / "report.json").read_text())["notes"]
+    assert (told in notes_said) == ("--skip" in words), done.stdout + done.stderr
