@@ -62,6 +62,15 @@ def insert_early(graph: ir.Graph, nodes: Sequence[ir.Node], readers: Sequence[ir
     graph.insert_before(readers[0] if alone else graph[0], list(nodes))
 
 
+def insert_behind(graph: ir.Graph, value: ir.Value, node: ir.Node) -> None:
+    """Insert a node that reads `value` ahead of whatever else in `graph` reads it, now or later."""
+    producer = value.producer()
+    if producer is not None and producer.graph is graph:
+        graph.insert_after(producer, [node])
+    else:
+        graph.insert_before(graph[0], [node])
+
+
 def insert_weight_nodes(
     editor: Editor,
     weight: Weight,

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from passes import names
-from passes.quantize._graph import free_name, remove_if_unused
+from passes.quantize._graph import free_name, insert_behind, remove_if_unused
 from passes.quantize._weights import Use, Weight
 from passes.target import Target
 
@@ -67,11 +67,7 @@ class Floats:
         assert isinstance(graph, ir.Graph)
         if (graph, value) not in self._made:
             cast = self.cast(value, ir.DataType.FLOAT, reader)
-            producer = value.producer()
-            if producer is not None and producer.graph is graph:
-                graph.insert_after(producer, [cast])
-            else:
-                graph.insert_before(graph[0], [cast])
+            insert_behind(graph, value, cast)
             self._made[graph, value] = cast.outputs[0]
         return self._made[graph, value]
 

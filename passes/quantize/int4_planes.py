@@ -24,7 +24,14 @@ from passes import names
 from passes.base import Pass, PassContext, PassResult, Pattern
 from passes.opset import lift
 from passes.quantize import _matmul_nbits
-from passes.quantize._graph import add_initializer, free_name, owning_graph, replace_weight, taken_names
+from passes.quantize._graph import (
+    add_initializer,
+    free_name,
+    insert_behind,
+    owning_graph,
+    replace_weight,
+    taken_names,
+)
 from passes.quantize._int4_plane_parts import PlaneParts
 from passes.quantize._weights import Use, Weight, find_weights
 from passes.target import Target
@@ -33,7 +40,7 @@ from passes.target import Target
 class QuantizeInt4Planes(Pass):
     """Store the weights of MatMul and Gemm as the sum of two 4-bit weights with block scales."""
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     ops: tuple[Literal["MatMul", "Gemm"], ...] = pydantic.Field(
         ("MatMul", "Gemm"), description="Operator types whose weights are quantized."
@@ -142,6 +149,6 @@ def _double_input(use: Use, doubled: dict[tuple[ir.Graph, ir.Value], ir.Value], 
         twice.name = free_name(taken, f"{value.name}.doubled")
         twice.type = value.type
         names.carry_module(node, concat)
-        graph.insert_before(node, [concat])
+        insert_behind(graph, value, concat)
         doubled[graph, value] = twice
     node.replace_input_with(0, twice)

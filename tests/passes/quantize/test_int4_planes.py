@@ -33,6 +33,14 @@ g (float[n,64] x) => (float[n,32] y, float[n,32] z, float[n,64] h)
   [first] y = MatMul(h, w)
   [second] z = Gemm<transB = 1>(h, v) }
 """
+LATE = """
+<ir_version: 10, opset_import: ["" : 20]>
+g (float[n,64] x) => (float[n,32] a, float[n,32] b, float[n,32] c)
+{ a = MatMul(x, w)
+  u = Neg(x)
+  b = MatMul(u, v)
+  c = MatMul(u, w) }
+"""
 TRANSPOSED = """
 <ir_version: 10, opset_import: ["" : 20]>
 g (float[64,n] x) => (float[n,32] y) { [product] y = Gemm<transA = 1>(x, w) }
@@ -61,6 +69,16 @@ def test_two_planes_are_ten_times_as_accurate_as_one(form: str) -> None:
     assert double < single / 10  # The second plane's scales are 14 times finer.
     assert double < 0.01
     assert relative(runner.run(two, {"x": X})["y"] * 1.1, expected) > 0.05
+
+
+@pytest.mark.parametrize("form", ["standard", "matmulnbits"])
+def test_an_input_is_copied_ahead_of_every_product_that_reads_it(form: str) -> None:
+    changed = model(LATE, w=W, v=W[::-1].copy())
+    assert QuantizeInt4Planes(form=form).apply(changed, PassContext(target=TARGET)).rewrites == 3
+    onnx.checker.check_model(ir.to_proto(changed))
+    found = runner.run(changed, {"x": X})
+    for name, expected in {"a": X @ W, "b": -X @ W[::-1], "c": -X @ W}.items():
+        assert relative(found[name], expected) < 0.01
 
 
 def test_products_that_share_an_input_share_its_copy_and_outputs_survive() -> None:
