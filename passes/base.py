@@ -104,7 +104,15 @@ class Calibration(Protocol):
 
 
 class Judge(Protocol):
-    """Scores a candidate model against the original on held-out calibration feeds, for searching passes."""
+    """Scores a candidate model against the original on calibration feeds, for searching passes."""
+
+    @property
+    def held_out(self) -> int:
+        """Batches at the end of the calibration data that alone are scored, so nothing should be fitted to them.
+
+        0: there are too few batches to hold any out, and all are scored.
+        """
+        ...
 
     def accuracy(self, model: ir.Model) -> dict[str, float]:
         """Figures against the original: at least `cosine` (mean), `sqnr_db` and `relative_l2`."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -39,7 +41,10 @@ class StoredCalibration:
 
 @dataclasses.dataclass
 class StoredJudge:
-    """Scores candidates on the calibration batches, never on the evaluation data (`passes.base.Judge`)."""
+    """Scores candidates on the last quarter of the calibration batches, never on the evaluation data.
+
+    Satisfies `passes.base.Judge`. Fewer than four batches are all scored.
+    """
 
     calibration: StoredCalibration
     reference: ir.Model
@@ -49,16 +54,27 @@ class StoredJudge:
     kind: Kind
     simulate: Callable[[ir.Model], ir.Model]
 
+    @functools.cached_property
+    def held_out(self) -> int:
+        """A quarter of the batches."""
+        return batches.count(self.calibration.directory) // 4
+
+    def _scored(self) -> Iterator[Mapping[str, Array]]:
+        if self.held_out:
+            first = batches.count(self.calibration.directory) - self.held_out
+            return itertools.islice(self.calibration.feeds(), first, None)
+        return self.calibration.feeds()
+
     def accuracy(self, model: ir.Model) -> dict[str, float]:
         """Mean cosine, SQNR in dB and relative L2 of the worst output against the unquantized model."""
         # On disk: the outputs of a language model on all calibration data do not fit in memory.
         expected_in = self.scratch / "judge-reference"
         runner = self.calibration.runner
         if not expected_in.is_dir():
-            batches.write(expected_in, (runner(self.reference, feeds) for feeds in self.calibration.feeds()))
+            batches.write(expected_in, (runner(self.reference, feeds) for feeds in self._scored()))
         comparison = Comparison(kind=self.kind)
         candidate = self.simulate(model)
-        for expected, feeds in zip(batches.read(expected_in), self.calibration.feeds(), strict=True):
+        for expected, feeds in zip(batches.read(expected_in), self._scored(), strict=True):
             comparison.add(expected, runner(candidate, feeds), None)
         outputs = comparison.result("candidate").outputs
         infinite = float("inf")

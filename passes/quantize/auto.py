@@ -5,7 +5,8 @@ After:  the layers that can take it in the first of `formats`, the next ones in 
 
 1. Every layer's own error in each format is measured in one run over the calibration data.
 2. A bisection over that ranking finds the worst layers that must stay out; then layers are put back while the
-   budget holds. Every scored candidate counts as one evaluation and appears in the result.
+   budget holds. Candidates are fitted to three quarters of the calibration data and scored on the rest; what is
+   chosen is fitted to all of it. Every scored candidate counts as one evaluation and appears in the result.
 3. The result is timed against the model as it came: when it is not faster by `min_gain`, nothing is changed.
 
 Leaves alone: layers that cost more accuracy than the budget has, each named with its error and as a recipe line.
@@ -27,6 +28,7 @@ from passes import layers as weighted
 from passes import names, registry
 from passes.base import Judge, Pass, PassContext, PassFailed, PassResult, Pattern, Skip
 from passes.layers import Layer
+from passes.quantize._held_out import WithoutLast
 from passes.quantize._search import Allowance, Trial, search
 from passes.quantize._sensitivity import Sensitivity, measure
 from passes.target import Target
@@ -115,13 +117,18 @@ class QuantizeAuto(Pass):
             return PassResult(patterns=(Pattern("layer", 0),), notes=("No layer with stored weights to quantize.",))
         started = time.monotonic()
         allowance = Allowance(self.evaluations, started + 60 * self.minutes)
+        fitted = context
+        if context.calibration is not None and context.judge.held_out:
+            fitted = dataclasses.replace(
+                context, calibration=WithoutLast(context.calibration, context.judge.held_out)
+            )
         assigned: dict[str, str] = {}
         steps: list[_Step] = []
         for name in self.formats:
             open_layers = [layer for layer in named if layer not in assigned]
             if not open_layers:
                 break
-            step = self._try_format(model, name, named, assigned, open_layers, context, context.judge, allowance)
+            step = self._try_format(model, name, named, assigned, open_layers, fitted, context.judge, allowance)
             steps.append(step)
             assigned.update(dict.fromkeys(step.taken, name))
         return self._conclude(model, named, assigned, steps, context, context.judge, started)
@@ -205,7 +212,7 @@ class QuantizeAuto(Pass):
         results = self._quantize(model, named, assigned, context)
         notes += [note for result in results for note in result.notes]
         notes.append(
-            f"{self.metric} {self.least:g} holds on the calibration data, which the search looked at many times; "
+            f"{self.metric} {self.least:g} holds on {_where(judge)}, which the search looked at many times; "
             "the report's accuracy, on other data, may be a little worse. A gate on it decides."
         )
         notes.append("The same without a search:\n" + lines)
@@ -287,6 +294,13 @@ def _yaml(value: Any) -> str:
     """An option's value as a recipe spells it; JSON is YAML, words need no quotes."""
     is_word = isinstance(value, str) and value.isidentifier() and value not in ("true", "false", "null")
     return str(value) if is_word else json.dumps(value)
+
+
+def _where(judge: Judge) -> str:
+    if not judge.held_out:
+        return "the calibration data, which the formats are fitted to as well"
+    what = "batch" if judge.held_out == 1 else f"{judge.held_out} batches"
+    return f"the calibration data's last {what}, held out from fitting"
 
 
 def _quoted(text: str) -> str:

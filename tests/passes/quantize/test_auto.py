@@ -58,6 +58,7 @@ class RealJudge:
     data: Batches
     scored: int = 0
     slow_when_quantized: bool = False
+    held_out: int = 0
 
     def accuracy(self, model: ir.Model) -> dict[str, float]:
         self.scored += 1
@@ -302,3 +303,22 @@ def test_it_says_why_nothing_is_quantized() -> None:
     note, reasons = said(options={"int8": {"activations": "static", "skip": ["*"]}})
     assert "no layer can take int8, each for the reason beside it" in note
     assert reasons == {"int8: listed under skip"}
+
+
+def test_a_format_that_learns_the_data_by_heart_is_scored_on_other_data() -> None:
+    """INT4's rounding fits 32 inputs of 24 rows: far better there than on the rows that were held out."""
+    rows = np.random.default_rng(5).normal(size=(4, 8, 32)).astype(np.float32)
+    batches = Batches(tuple({"x0": batch} for batch in rows))
+    scores = []
+    for held_out in (0, 1):
+        model = branches(())
+        judged = Batches(batches.batches[-1:]) if held_out else batches
+        judge = RealJudge(model.clone(), judged, held_out=held_out)
+        world = dataclasses.replace(context(ANY, calibration=batches, judge=judge))
+        given = {"formats": ("int4",), "options": {"int4": {"form": "standard", "block_size": 32}}, "budget": 0.5}
+        result = QuantizeAuto.model_validate(given).apply(model, world)
+        assert result.rewrites == LAYERS
+        scores.append(float(result.notes[0].partition("cosine ")[2].partition(":")[0]))
+        where = "last batch, held out from fitting" if held_out else "which the formats are fitted to as well"
+        assert any(where in note for note in result.notes)
+    assert 1 - scores[1] > 2 * (1 - scores[0])

@@ -63,6 +63,7 @@ class Judge:
 
     original: ir.Model
     data: Batches
+    held_out = 0
 
     def accuracy(self, model: ir.Model) -> dict[str, float]:
         expected, got = (
