@@ -143,11 +143,21 @@ class QuantizeAuto(Pass):
         for layer in open_layers:
             if names.matches(named[layer].node, self.options.get(name, {}).get("skip", ())):
                 measured[layer] = dataclasses.replace(measured[layer], reason="listed under skip")
+        together = _together(named, name)
+        for layer in open_layers:
+            stays = [each for each in together[layer] if each not in measured or measured[each].reason]
+            if stays and not measured[layer].reason:
+                reason = f"shares its weight with '{named[stays[0]].name or stays[0]}', which does not take {name}"
+                measured[layer] = dataclasses.replace(measured[layer], reason=reason)
         able = [layer for layer in open_layers if not measured[layer].reason]
-        cost = {layer: float(_elements(named[layer])) for layer in able}
+        first = [layer for layer in able if together[layer][0] == layer]
+        cost = {layer: float(_elements(named[layer])) for layer in first}
+
+        def all_of(layers: frozenset[str]) -> frozenset[str]:
+            return frozenset(each for layer in layers for each in together[layer])
 
         def score(left_out: frozenset[str]) -> float:
-            trial = {**assigned, **{layer: name for layer in able if layer not in left_out}}
+            trial = {**assigned, **dict.fromkeys(set(able) - all_of(left_out), name)}
             candidate = model.clone()
             self._quantize(candidate, named, trial, context)
             reached = judge.accuracy(candidate)[self.metric]
@@ -157,9 +167,10 @@ class QuantizeAuto(Pass):
         if not able:
             return _Step(name, measured, (), (), 0)
         least = -self.least if self.metric == "relative_l2" else self.least
-        errors = {layer: measured[layer].error for layer in able}
-        left_out, trials = search(able, errors, cost, score, least, allowance)
-        taken = () if left_out is None else tuple(layer for layer in able if layer not in left_out)
+        errors = {layer: max(measured[each].error for each in together[layer]) for layer in first}
+        left_out, found = search(first, errors, cost, score, least, allowance)
+        trials = tuple(dataclasses.replace(trial, left_out=all_of(trial.left_out)) for trial in found)
+        taken = () if left_out is None else tuple(layer for layer in able if layer not in all_of(left_out))
         return _Step(name, measured, trials, taken, len(able))
 
     def _quantize(
@@ -318,6 +329,19 @@ def _named_layers(model: ir.Model) -> dict[str, Layer]:
     """The main graph's layers by the name of their node's first output, which is there and unique always."""
     found, _ = weighted.find(model, OPS)
     return {names.output_of(layer.node): layer for layer in found if layer.graph is model.graph}
+
+
+def _together(named: Mapping[str, Layer], form: str) -> dict[str, list[str]]:
+    """The layers that take a format only together with each, itself among them: those that share its weight.
+
+    INT8 stores a weight beside the one in floating point where it must; the others leave a shared weight alone.
+    """
+    if form == "int8":
+        return {layer: [layer] for layer in named}
+    users: dict[int, list[str]] = {}
+    for layer, found in named.items():
+        users.setdefault(id(found.weight.source), []).append(layer)
+    return {layer: users[id(found.weight.source)] for layer, found in named.items()}
 
 
 def _elements(layer: Layer) -> int:

@@ -322,3 +322,28 @@ def test_a_format_that_learns_the_data_by_heart_is_scored_on_other_data() -> Non
         where = "last batch, held out from fitting" if held_out else "which the formats are fitted to as well"
         assert any(where in note for note in result.notes)
     assert 1 - scores[1] > 2 * (1 - scores[0])
+
+
+@pytest.mark.parametrize(("name", "skipped"), [("int4", ()), ("int4", ("layer3",)), ("fp8", ())])
+def test_layers_that_share_a_weight_are_taken_or_left_out_together(name: str, skipped: tuple[str, ...]) -> None:
+    options = {"fp8": {"activations": "none"}, "int4": {"form": "standard", "block_size": 32}}[name]
+    model = branches((1,))
+    nodes = {node.name: node for node in model.graph}
+    nodes["layer4"].replace_input_with(1, nodes["layer1"].inputs[1])  # the spoiled one
+    nodes["layer3"].replace_input_with(1, nodes["layer2"].inputs[1])
+    _, world = setting(model)
+    world = dataclasses.replace(world, target=ANY)  # type: ignore[type-var]
+    given = {"formats": (name,), "options": {name: {**options, "skip": skipped}}, "budget": 0.99}
+    result = QuantizeAuto.model_validate(given).apply(model, world)  # type: ignore[arg-type]
+    left = {item.node for item in result.skips}
+    assert left & {"layer1", "layer4"} == ({"layer1", "layer4"} if name == "int4" else set())  # FP8 bears giants
+    assert ({"layer2", "layer3"} <= left) == bool(skipped)
+    if skipped:
+        (reason,) = [item.reason for item in result.skips if item.node == "layer2"]
+        assert reason == f"{name}: shares its weight with 'layer3', which does not take {name}"
+    held = model.graph.initializers.values()
+    stored = [value for value in held if value.dtype in QUANTIZED and value.shape and value.shape.rank() == 2]
+    read = sum(node.op_type == "MatMul" and node.inputs[1].producer() is not None for node in model.graph)
+    assert read == result.rewrites == LAYERS - len(left)
+    pairs = [{"layer1", "layer4"}, {"layer2", "layer3"}]
+    assert len(stored) == result.rewrites - sum(not pair & left for pair in pairs)
