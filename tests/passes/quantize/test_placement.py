@@ -270,16 +270,12 @@ def test_sensitivity_is_measured_of_every_convolution_and_the_last_has_the_rules
     from passes.quantize._sensitivity import measure
 
     model = network(RESIDUAL)
-    names = ["Conv_0", "Conv_2", "Conv_5"]
-    found_ = measure(
-        model,
-        names,
-        "int8",
-        QuantizeInt8(activations="static", skip=tuple(names)),
-        context(CPU, calibration=IMAGES),
-    )
-    assert [found_[name].reason for name in names[:2]] == ["", ""]
-    assert found_["Conv_5"].reason == "the model's last layer, kept on this target unless `last_layer: quantize`"
+    names = ("Conv_0", "Conv_2", "Conv_5")
+    outputs = [str(node.outputs[0].name) for node in model.graph if node.name in names]
+    form = QuantizeInt8(activations="static", skip=names)
+    found_ = measure(model, outputs, "int8", form, context(CPU, calibration=IMAGES))
+    assert [found_[output].reason for output in outputs[:2]] == ["", ""]
+    assert found_[outputs[2]].reason == "the model's last layer, kept on this target unless `last_layer: quantize`"
     assert all(0 < each.error < 0.01 for each in found_.values())
 
 
