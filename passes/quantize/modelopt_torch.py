@@ -30,6 +30,7 @@ from passes.opset import lift
 from passes.qdq import Editor, drop_unused_constants, fake_quantize
 from passes.quantize import _fp4_activations, _integer_ops, _modelopt_run
 from passes.quantize._channel_weights import SEVEN_BITS
+from passes.quantize._int8_layers import QDQ_IN_16_BITS
 from passes.quantize._modelopt_weights import LearnedWeight, matched, recognised
 from passes.quantize._placing import Activation, smoothed
 from passes.target import Target
@@ -41,8 +42,6 @@ Config = Literal[
 
 OPSETS = {"int8": 13, "fp8": 19, "int4": 21, "nvfp4": 23}
 """Least opset of each format's quantizers."""
-
-SCALES_IN_16_BITS = 19
 
 UINT8_MIDDLE = 128
 """Zero of uint8 inputs for ONNX Runtime: int8's 256 steps, in the type that its kernels are much faster with."""
@@ -202,7 +201,7 @@ class QuantizeModelOptTorch(Pass):
 def _least_opset(item: LearnedWeight) -> int:
     """What the layer's quantizers need; their scales have the type that it computes in."""
     least = OPSETS[item.lesson.weight] if item.lesson.weight else 0
-    return least if item.layer.weight.dtype == ir.DataType.FLOAT else max(least, SCALES_IN_16_BITS)
+    return least if item.layer.weight.dtype == ir.DataType.FLOAT else max(least, QDQ_IN_16_BITS)
 
 
 def _precision_of(config: str) -> str:
