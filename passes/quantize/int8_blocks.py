@@ -6,9 +6,9 @@ After: `y = MatMulNBits(x, codes, scales)`, bits 8, codes `(N, K / block, block)
 
 For products that wait for their weights (few rows) and bear no 4-bit error: half of FP16's bytes, a quarter of
 FP32's, and no calibration. At `accuracy_level` 4 ONNX Runtime gives every token's activations dynamic scales of
-their own, where `quantize.int8` has one scale for all tokens; at 0 to 3 they stay in floating point. Gemm with either
-transB and a bias is taken too. TensorRT takes the product from `plugins: [builtin]` under `engine:`, in FP16; a bias
-becomes an Add there.
+their own, where `quantize.int8` has one scale for all tokens; at 0 to 3 they stay in floating point. Gemm with
+either transB and a bias is taken too. TensorRT takes the product from `plugins: [builtin]` under `engine:`, in
+FP16; a bias becomes an Add there.
 
 Leaves alone, by name: what `skip` names, computed or left-hand weights, weights that are not 2-D or bfloat16,
 weights that something else reads in floating point, Gemm with transA, or alpha or beta other than 1.
